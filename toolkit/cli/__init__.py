@@ -1,0 +1,74 @@
+"""The command line: `toolkit COMMAND`. Modules here stay light; heavy imports live inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from runtime.errors import ExitCode, ToolkitError
+from toolkit.cli import console
+from toolkit.cli.shadow import refuse_shadowed_packages
+
+app = typer.Typer(
+    name="toolkit",
+    help="Face-landmark models from training to the edge: every artefact traceable, every number proven.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from toolkit import __version__
+
+        typer.echo(f"landmark-toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Face-landmark models from training to the edge: every artefact traceable, every number proven."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; people get one clear line, bugs keep their traceback under TOOLKIT_DEBUG=1."""
+    try:
+        refuse_shadowed_packages()
+        code = app(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+    except ToolkitError as error:
+        if os.environ.get("TOOLKIT_DEBUG"):
+            raise
+        console.complain(str(error))
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        console.complain("interrupted")
+        sys.exit(130)
+    except MemoryError:
+        console.complain("out of memory; try a smaller --batch-size or close other programs")
+        sys.exit(ExitCode.USAGE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except Exception as error:
+        if os.environ.get("TOOLKIT_DEBUG") or not hasattr(error, "format_message"):
+            raise
+        _explain_usage(error)
+
+
+def _explain_usage(error: Exception) -> NoReturn:
+    """Wrong flags: the parser's own message, its usage line, exit code 2."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+    sys.exit(ExitCode.USAGE)
