@@ -29,4 +29,6 @@ def require(name: str, purpose: str) -> ModuleType:
     except ImportError as error:
         extra = EXTRA_OF.get(name.split(".")[0])
         how = f"pip install 'landmark-toolkit[{extra}]'" if extra else f"pip install {name}"
-        raise MissingBackendError(f"{purpose} needs the package {name}, which cannot be imported ({error}); {how}") from error
+        raise MissingBackendError(
+            f"{purpose} needs the package {name}, which cannot be imported ({error}); {how}"
+        ) from error

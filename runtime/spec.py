@@ -145,13 +145,18 @@ def _is_count(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _triple(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(_is_number(v) for v in value)
+def _numbers(value: object, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(_is_number(v) for v in value)
 
 
 def _first_problem(spec: ModelSpec) -> str | None:
     """Name the first thing that makes a spec impossible."""
-    texts = {"architecture": spec.architecture, "layout": spec.layout, "normaliser": spec.normaliser, "box": spec.crop.box}
+    texts: dict[str, object] = {
+        "architecture": spec.architecture,
+        "layout": spec.layout,
+        "normaliser": spec.normaliser,
+        "box": spec.crop.box,
+    }
     for name, text in texts.items():
         if not isinstance(text, str) or not text or len(text) > 64:
             return f"{name} must be a short text, found {text!r}"
@@ -167,13 +172,13 @@ def _first_problem(spec: ModelSpec) -> str | None:
         return f"channels must be 'bgr' or 'rgb', found {spec.channels!r}"
     if spec.coordinates not in ("centre", "corner"):
         return f"coordinates must be 'centre' or 'corner', found {spec.coordinates!r}"
-    if not _triple(spec.mean) or not _triple(spec.std) or min(spec.std) <= 0:
+    if not _numbers(spec.mean, 3) or not _numbers(spec.std, 3) or min(spec.std) <= 0:
         return f"mean and std must be three numbers each, std positive; found {spec.mean!r} and {spec.std!r}"
     if not _is_number(spec.crop.scale) or not 0.1 <= spec.crop.scale <= 10:
         return f"crop scale must lie in 0.1..10, found {spec.crop.scale!r}"
-    if len(spec.crop.shift) != 2 or not all(_is_number(s) and abs(s) <= 1 for s in spec.crop.shift):
+    if not _numbers(spec.crop.shift, 2) or max(map(abs, spec.crop.shift)) > 1:
         return f"crop shift must be two numbers in -1..1, found {spec.crop.shift!r}"
-    if spec.crop.rounding not in ("none", "pixel"):
+    if str(spec.crop.rounding) not in ("none", "pixel"):
         return f"crop rounding must be 'none' or 'pixel', found {spec.crop.rounding!r}"
     if not _is_count(spec.crop.padding, 0, 255):
         return f"crop padding must lie in 0..255, found {spec.crop.padding!r}"

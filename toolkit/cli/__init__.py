@@ -6,11 +6,16 @@ import os
 import sys
 from typing import NoReturn
 
+from toolkit.shadow import shadowing_message
+
+if _message := shadowing_message():
+    print(f"error: {_message}", file=sys.stderr)
+    sys.exit(2)
+
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
 from toolkit.cli import console
-from toolkit.cli.shadow import refuse_shadowed_packages
 
 app = typer.Typer(
     name="toolkit",
@@ -41,7 +46,6 @@ def _root(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; people get one clear line, bugs keep their traceback under TOOLKIT_DEBUG=1."""
     try:
-        refuse_shadowed_packages()
         code = app(args=arguments, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except ToolkitError as error:
