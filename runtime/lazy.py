@@ -18,7 +18,6 @@ EXTRA_OF = {
     "onnxsim": "export",
     "onnxslim": "export",
     "onnxconverter_common": "export",
-    "psutil": "bench",
 }
 
 
