@@ -112,7 +112,8 @@ def face_box(sample: FaceSample, spec: ModelSpec) -> Box:
             raise InputError(f"{where}: the crop rule wants the annotated box, and this face has none")
         return Box(*sample.box)
     raise UsageError(
-        f"crop rule starts from the box {spec.crop.box!r}, which a labelled face does not have; use 'landmarks' or 'annotation'"
+        f"crop rule starts from the box {spec.crop.box!r}, which a labelled face does not have; "
+        "use 'landmarks' or 'annotation'"
     )
 
 

@@ -63,8 +63,8 @@ def nme_per_face(
     if bad.size:
         name = normaliser if isinstance(normaliser, str) else normaliser.name
         raise InputError(
-            f"face {first_index + int(bad[0])} ({bad.size} in all): the normaliser {name!r} is {scale[bad[0]]:g}; its points are "
-            "unlabelled or coincide; choose another normaliser or remove these faces"
+            f"face {first_index + int(bad[0])} ({bad.size} in all): the normaliser {name!r} is {scale[bad[0]]:g}; "
+            "its points are unlabelled or coincide; choose another normaliser or remove these faces"
         )
     labelled = np.isfinite(known).all(-1)
     gap = np.asarray(prediction, dtype=np.float64) - known
