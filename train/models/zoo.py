@@ -1,0 +1,116 @@
+"""The model zoo: a table from name to builder, with what each model costs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from runtime.errors import UsageError
+from runtime.spec import ModelSpec
+from train.models.blocks import Maker, conv_block, fused_conv_block
+from train.models.count import Cost, count_built
+from train.models.mobileone import FusedBlock, MobileOneBlock
+from train.models.nets import GHOSTNET_STAGES, PFLD, SLIM_STAGES, GhostLandmarks, Shape
+
+Builder = Callable[[ModelSpec, bool], nn.Module]
+
+
+def _shape(spec: ModelSpec) -> Shape:
+    return Shape(spec.width, spec.input_size, spec.points)
+
+
+def _plain(fused: bool) -> Maker:
+    return fused_conv_block if fused else conv_block
+
+
+def _pfld(spec: ModelSpec, fused: bool) -> nn.Module:
+    return PFLD(_shape(spec), _plain(fused))
+
+
+def _ghostnet(spec: ModelSpec, fused: bool) -> nn.Module:
+    return GhostLandmarks(_shape(spec), _plain(fused), GHOSTNET_STAGES, shortcut=True)
+
+
+def _slim(spec: ModelSpec, fused: bool) -> nn.Module:
+    return GhostLandmarks(_shape(spec), _plain(fused), SLIM_STAGES, shortcut=True)
+
+
+def _ghostone(spec: ModelSpec, fused: bool) -> nn.Module:
+    make: Maker = FusedBlock if fused else partial(MobileOneBlock, branches=spec.branches)
+    return GhostLandmarks(_shape(spec), make, SLIM_STAGES, shortcut=False)
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One architecture."""
+
+    name: str
+    what: str
+    build: Builder
+    multi_branch: bool = False
+
+
+ZOO: dict[str, ZooEntry] = {
+    entry.name: entry
+    for entry in (
+        ZooEntry("pfld", "PFLD: MobileNetV2 blocks, auxiliary pose net in training", _pfld),
+        ZooEntry("ghostnet", "PFLD-GhostNet: ghost bottlenecks with shortcut", _ghostnet),
+        ZooEntry("ghostnet-slim", "GhostNet with narrower hidden layers", _slim),
+        ZooEntry("ghostone", "PFLD-GhostOne: MobileOne branches in training, one convolution fused", _ghostone, True),
+    )
+}
+
+
+def entry(architecture: str) -> ZooEntry:
+    """Look an architecture up by name."""
+    try:
+        return ZOO[architecture]
+    except KeyError:
+        near = difflib.get_close_matches(architecture, ZOO, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown architecture {architecture!r}; {hint}known: {', '.join(ZOO)}") from None
+
+
+def build(spec: ModelSpec, *, fused: bool = False) -> nn.Module:
+    """Build a spec's model: the training form, or the plain convolutions that it is fused into."""
+    model = entry(spec.architecture).build(spec, fused)
+    initialise(model)
+    return model
+
+
+def initialise(model: nn.Module) -> None:
+    """Kaiming weights for convolutions; the output layer starts near the middle of the crop."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    fc = model.get_submodule("fc")
+    assert isinstance(fc, nn.Linear)
+    nn.init.normal_(fc.weight, std=0.005)
+    nn.init.constant_(fc.bias, 0.5)
+
+
+@dataclass(frozen=True)
+class ZooRow:
+    """A line of the zoo's table."""
+
+    name: str
+    what: str
+    train: Cost
+    fused: Cost
+
+
+def zoo_rows(width: float = 1.0, input_size: int = 112, points: int = 98, branches: int = 6) -> list[ZooRow]:
+    """What every architecture costs at one width, input size and number of points."""
+    rows = []
+    for name, one in ZOO.items():
+        layout = "wflw98" if points == 98 else f"plain{points}"
+        spec = ModelSpec(name, width, points, input_size, branches, layout)
+        costs = [count_built(partial(build, spec, fused=fused), input_size) for fused in (False, True)]
+        rows.append(ZooRow(name, one.what, *costs))
+    return rows
