@@ -173,9 +173,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return (
-            type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else [_plain(i) for i in value]
-        )
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UsageError(f"a checkpoint cannot hold a {type(value).__name__}; only tensors and plain values")
