@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +24,9 @@ def count(model: nn.Module, input_size: int) -> Cost:
     """Count a model's cost; all branches of a multi-branch model are counted."""
     macs = 0
 
-    def watch(module: nn.Module, _: Any, output: Tensor) -> None:
+    def watch(module: Any, _: Any, output: Tensor) -> None:
         nonlocal macs
-        assert isinstance(module, (nn.Conv2d, nn.Linear))
-        per_value = math.prod(module.weight.shape[1:])
-        macs += per_value * output[0].numel()
+        macs += math.prod(module.weight.shape[1:]) * output[0].numel()
 
     hooks = [m.register_forward_hook(watch) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     parameter = next(model.parameters())
@@ -44,9 +41,3 @@ def count(model: nn.Module, input_size: int) -> Cost:
         for hook in hooks:
             hook.remove()
     return Cost(sum(p.numel() for p in model.parameters()), macs)
-
-
-def count_built(build: Callable[[], nn.Module], input_size: int) -> Cost:
-    """Count a model that is built without memory or arithmetic."""
-    with torch.device("meta"):
-        return count(build(), input_size)

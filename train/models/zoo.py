@@ -12,7 +12,7 @@ from torch import nn
 from runtime.errors import UsageError
 from runtime.spec import ModelSpec
 from train.models.blocks import Maker, conv_block, fused_conv_block
-from train.models.count import Cost, count_built
+from train.models.count import Cost, count
 from train.models.mobileone import FusedBlock, MobileOneBlock
 from train.models.nets import GHOSTNET_STAGES, PFLD, SLIM_STAGES, GhostLandmarks, Shape
 
@@ -89,10 +89,9 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    fc = model.get_submodule("fc")
-    assert isinstance(fc, nn.Linear)
-    nn.init.normal_(fc.weight, std=0.005)
-    nn.init.constant_(fc.bias, 0.5)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.005)
+            nn.init.constant_(module.bias, 0.5)
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,6 @@ def zoo_rows(width: float = 1.0, input_size: int = 112, points: int = 98, branch
     for name, one in ZOO.items():
         layout = "wflw98" if points == 98 else f"plain{points}"
         spec = ModelSpec(name, width, points, input_size, branches, layout)
-        costs = [count_built(partial(build, spec, fused=fused), input_size) for fused in (False, True)]
+        costs = [count(one.build(spec, fused), input_size) for fused in (False, True)]
         rows.append(ZooRow(name, one.what, *costs))
     return rows
