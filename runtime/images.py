@@ -27,7 +27,7 @@ def decode_image(data: bytes, where: str = "image") -> Image:
     """Decode the bytes of a photo; a picture of more than 100 megapixels is refused by its header."""
     import cv2
 
-    size = _header_size(data)
+    size = header_size(data)
     if size and size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise InputError(f"{where}: {size[0]} x {size[1]} pixels, the limit is {MAX_IMAGE_PIXELS}; scale it down first")
     try:
@@ -52,7 +52,7 @@ def write_image(path: Path | str, image: Image) -> None:
     write_atomic(path, lambda stream: stream.write(buffer.tobytes()))
 
 
-def _header_size(data: bytes) -> tuple[int, int] | None:
+def header_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from a PNG, JPEG, BMP or WebP header; None when unknown."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
