@@ -1,5 +1,6 @@
 """Faces with landmarks: readers, synthetic faces, augmentation, packs and the loader."""
 
+from train.data.augment import AugmentConfig
 from train.data.open import open_source
 from train.data.pack import FacePack, PackSettings, build_pack, cached_pack
 from train.data.problems import Problems
@@ -9,6 +10,7 @@ from train.data.split import split_by_group
 
 __all__ = [
     "ATTRIBUTES",
+    "AugmentConfig",
     "FacePack",
     "FaceSample",
     "FaceSource",

@@ -26,7 +26,7 @@ class Album:
         self._known: dict[str, tuple[str, Size | None]] = {}
 
     def find(self, name: str) -> tuple[Path, str, Size | None]:
-        """The photo's path, what is wrong with it ("" for nothing), and its size (None when its header does not tell)."""
+        """The photo's path, what is wrong with it ("" for nothing), and its size (None when unknown)."""
         path = self.folder / name
         if name not in self._known:
             self._known[name] = _look(path)
