@@ -8,14 +8,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.models.norm import BatchNorm
+from train.models.folded import Branches, collect, fold_batch, fold_running
+from train.models.moments import patch_moments
+from train.models.norm import BatchNorm, update_running
 
-BranchForm = Literal["loop", "wide", "folded"]
+MAX_CONDITION = 1e4
+
+BranchForm = Literal["auto", "loop", "folded"]
 """How the branches are computed: one after the other, as one wide convolution, or folded into a single one."""
 
-_form: ContextVar[BranchForm] = ContextVar("branch_form", default="loop")
+_form: ContextVar[BranchForm] = ContextVar("branch_form", default="auto")
 
 
 @contextmanager
@@ -51,7 +56,9 @@ class MobileOneBlock(nn.Module):
         self.kernel, self.stride, self.groups = kernel, stride, groups
         self.rbr_skip = BatchNorm(inputs) if inputs == outputs and stride == 1 else None
         self.rbr_conv = nn.ModuleList(_branch(inputs, outputs, kernel, stride, groups) for _ in range(branches))
-        self.rbr_scale = _branch(inputs, outputs, 1, stride, groups) if kernel > 1 else None
+        # On every stride-th pixel, with stride 1: a strided 1x1 convolution of 3 channels in channels_last form makes
+        # oneDNN write outside its memory in the backward pass.
+        self.rbr_scale = _branch(inputs, outputs, 1, 1, groups) if kernel > 1 else None
         self.activation: nn.Module = nn.Identity() if linear else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,15 +67,46 @@ class MobileOneBlock(nn.Module):
 
     def branch_sum(self, x: Tensor) -> Tensor:
         """The sum of all branches, before the activation."""
+        if self._can_fold(x):
+            y = self._folded(x)
+            if y is not None:
+                return y
+        return self._loop(x)
+
+    def _loop(self, x: Tensor) -> Tensor:
         parts = [branch(x) for branch in self.rbr_conv]
         if self.rbr_scale is not None:
-            parts.append(self.rbr_scale(x))
+            parts.append(self.rbr_scale(x[..., :: self.stride, :: self.stride] if self.stride > 1 else x))
         if self.rbr_skip is not None:
             parts.append(self.rbr_skip(x))
         total: Tensor = parts[0]
         for part in parts[1:]:
             total = total + part
         return total
+
+    def _can_fold(self, x: Tensor) -> bool:
+        form = _form.get()
+        if form == "loop" or (form == "auto" and x.device.type != "cpu"):
+            return False
+        return self.groups == 1 or self.groups == x.shape[1] == self.rbr_conv[0].conv.out_channels
+
+    def _folded(self, x: Tensor) -> Tensor | None:
+        branches = self._branches()
+        if not self.training:
+            kernel, bias = fold_running(branches)
+        else:
+            mean, covariance, count = patch_moments(x, self.kernel, self.stride, self.groups)
+            fold = fold_batch(branches, mean, covariance)
+            if fold.condition > MAX_CONDITION:
+                return None
+            update_running(branches.norms, fold.mean, fold.variance, count)
+            kernel, bias = fold.kernel, fold.bias
+        return F.conv2d(x, kernel, bias, self.stride, self.kernel // 2, 1, self.groups)
+
+    def _branches(self) -> Branches:
+        conv = [(branch.conv.weight, branch.bn) for branch in self.rbr_conv]
+        scale = None if self.rbr_scale is None else (self.rbr_scale.conv.weight, self.rbr_scale.bn)
+        return collect(conv, scale, self.rbr_skip, self.groups)
 
 
 class FusedBlock(nn.Module):

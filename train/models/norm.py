@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,16 +37,19 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return result
 
 
-def update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics of `norm` towards a batch's, as torch does (the variance unbiased)."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
+def update_running(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move running statistics towards a batch's (rows of `mean` and `variance`), as torch does: variance unbiased."""
     with torch.no_grad():
-        norm.num_batches_tracked += 1
-        step = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         unbiased = variance * (count / max(count - 1, 1))
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), step)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), step)
+        torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+        running: list[Tensor] = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+        steps = [norm.momentum if norm.momentum is not None else 1 / int(norm.num_batches_tracked) for norm in norms]
+        fresh = [*mean.to(running[0].dtype), *unbiased.to(running[0].dtype)]
+        if len(set(steps)) == 1:
+            torch._foreach_lerp_(running, fresh, steps[0])
+        else:
+            for value, new, step in zip(running, fresh, [*steps, *steps]):
+                value.lerp_(new, step)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -61,6 +65,6 @@ class BatchNorm(nn.BatchNorm2d):
         centred = values - mean[:, None, None]
         count = int(total[1, 0])
         variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
-        update_running(self, mean.detach(), variance.detach(), count)
+        update_running([self], mean.detach()[None], variance.detach()[None], count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(input.dtype)
