@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import console
+from toolkit.cli import console, data
 
 app = typer.Typer(
     name="toolkit",
@@ -41,6 +41,9 @@ def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Face-landmark models from training to the edge: every artefact traceable, every number proven."""
+
+
+app.add_typer(data.app, name="data")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -114,7 +114,10 @@ class AugmentConfig:
         unknown = sorted(set(data) - known)
         if unknown:
             raise UsageError(f"augmentation: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return AugmentConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return AugmentConfig(**values)
 
 
 PRESETS: dict[str, Callable[[], AugmentConfig]] = {

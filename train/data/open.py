@@ -59,6 +59,16 @@ def open_source(
     raise InputError(f"{path}: no such file or folder; expected {FORMS}")
 
 
+def splits_in(text: str | Path) -> list[Split]:
+    """Train and test, when `text` names a folder that holds both; else nothing to choose from."""
+    folder = Path(text)
+    if str(text).startswith(SYNTH_PREFIX) or not folder.is_dir() or (folder / META_NAME).is_file():
+        return []
+    lists = _lists(folder)
+    names = [split_of(path.stem) for path in lists] if lists else _pts_splits(folder, find_pts(folder))
+    return ["train", "test"] if {"train", "test"} <= set(names) else []
+
+
 def _synth(text: str, split: Split | None) -> FaceSource:
     found = _SYNTH.match(text)
     if not found or not 0 < int(found[1]) <= MAX_SYNTH:
@@ -140,11 +150,15 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths[:8]) + (", ..." if len(paths) > 8 else "")
 
 
+def _pts_splits(folder: Path, files: list[Path]) -> list[str | None]:
+    return [split_of(path.relative_to(folder).parent.as_posix()) or split_of(folder.name) for path in files]
+
+
 def _open_pts(
     folder: Path, files: list[Path], split: Split | None, on_error: OnError, progress: Progress | None
 ) -> FaceSource:
     """300-W keeps its splits in folders: helen/trainset, helen/testset."""
-    splits = [split_of(path.relative_to(folder).parent.as_posix()) or split_of(folder.name) for path in files]
+    splits = _pts_splits(folder, files)
     if split is None:
         named = {name for name in splits if name}
         if len(named) > 1:
@@ -152,9 +166,8 @@ def _open_pts(
                 f"{folder} holds train and test faces (.pts); choose the train or test split, or name one folder"
             )
         return read_pts(files, folder, on_error, next(iter(named), None), progress)
-    chosen = [path for path, name in zip(files, splits, strict=True) if name in (split, None)]
-    if not any(name == split for name in splits) and any(splits):
-        raise UsageError(f"{folder} has no {split} faces; its .pts files are all of the other split")
-    if any(name == split for name in splits):
-        chosen = [path for path, name in zip(files, splits, strict=True) if name == split]
+    chosen = [path for path, name in zip(files, splits, strict=True) if name == split]
+    if not chosen and any(splits):
+        raise UsageError(f"{folder} has no {split} faces; its .pts files are of the other split")
+    chosen = chosen or files
     return read_pts(chosen, folder, on_error, split, progress)
