@@ -1,4 +1,8 @@
-"""The painted skin: one picture in the face's own (u, v) plane, and beside it swatches for hair, ears, neck and bare skin."""
+"""The painted skin: the face in its own (u, v) plane, and beside it swatches for hair, neck and ears.
+
+Colours go into a BGR picture of one texel per millimetre; soft shadows (folds, sockets, stubble of hair on the
+forehead) go into a picture of half that size that later dims the light.
+"""
 
 from __future__ import annotations
 
@@ -8,389 +12,370 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.synth.head import COLUMNS, ROWS
+from runtime.images import Image
+from train.data.synth import figure as fig
+from train.data.synth.brush import Colour, Shadows, curve, disc, fill, fixed, lay, times
 from train.data.synth.marks import Features
 from train.data.synth.params import FaceParams
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
-Colour = tuple[float, float, float]
-
-LEFT, TOP = float(COLUMNS[0]), float(ROWS[0])
-FACE_WIDTH, FACE_HEIGHT = int(COLUMNS[-1] - LEFT) + 1, int(ROWS[-1] - TOP) + 1
-HAIR_AT, HAIR_WIDTH = FACE_WIDTH + 3, 120
-EAR_AT, EAR_WIDTH, EAR_HEIGHT = HAIR_AT + HAIR_WIDTH + 3, 40, 70
-SKIN_AT, SKIN_TOP, SKIN_SIDE = EAR_AT, EAR_HEIGHT + 6, 40
-WIDTH, HEIGHT = EAR_AT + EAR_WIDTH + 2, FACE_HEIGHT
-_SUB = 4
+_VARIANTS = 5
 
 
 def place(uv: Array) -> Array:
-    """Atlas pixels of places (u, v)."""
-    return uv - np.array([LEFT, TOP])
+    """Atlas texels of places (u, v)."""
+    return uv - (fig.LEFT, fig.TOP)
 
 
-@lru_cache(maxsize=8)
-def _spline(count: int, closed: bool, steps: int) -> Array:
-    """Weights (M, count) of a Catmull-Rom curve through `count` points."""
-    spans = count if closed else count - 1
-    weights = np.zeros((spans * steps + (0 if closed else 1), count))
-    for row in range(len(weights)):
-        span, t = min(row // steps, spans - 1), row / steps - min(row // steps, spans - 1)
-        w = (
-            -0.5 * t + t**2 - 0.5 * t**3,
-            1 - 2.5 * t**2 + 1.5 * t**3,
-            0.5 * t + 2 * t**2 - 1.5 * t**3,
-            -0.5 * t**2 + 0.5 * t**3,
-        )
-        for k, value in enumerate(w):
-            index = span + k - 1
-            weights[row, index % count if closed else min(max(index, 0), count - 1)] += value
-    return weights
-
-
-def curve(points: Array, closed: bool = False, steps: int = 4) -> Array:
-    """A smooth line through points (N, 2)."""
-    weights = _spline(len(points), closed, steps)
-    return np.einsum("mn,nd->md", weights, points)
-
-
-@lru_cache(maxsize=1)
-def _grain() -> tuple[Float, Float, Float]:
-    """Skin grain, blotches and hair strands, the same for all faces; each face looks at another part."""
-    rng = np.random.Generator(np.random.PCG64(7))
-    fine = rng.standard_normal((HEIGHT + 64, WIDTH + 64)).astype(np.float32)
-    skin = cv2.GaussianBlur(fine, (0, 0), 0.9)
-    skin /= skin.std()
+@lru_cache(maxsize=_VARIANTS)
+def _detail(variant: int) -> Image:
+    """Neutral skin (160 is plain) with grain, blotches and flush; strands where hair is painted. The same for all faces."""
+    rng = np.random.Generator(np.random.PCG64(variant))
+    height, width = fig.ATLAS_HEIGHT, fig.ATLAS_WIDTH
+    fine = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), 1.0)
     blotch = cv2.resize(
-        rng.standard_normal((26, 38)).astype(np.float32), (WIDTH + 64, HEIGHT + 64), interpolation=cv2.INTER_CUBIC
+        rng.standard_normal((26, 38)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    strands = cv2.blur(rng.standard_normal((HEIGHT + 64, 260)).astype(np.float32), (1, 45))
-    strands += 0.7 * cv2.blur(rng.standard_normal((HEIGHT + 64, 260)).astype(np.float32), (5, 81)) * 2.2
-    strands /= strands.std()
-    return skin, blotch, strands
+    tone = 1.0 + fine / fine.std() * (0.012 + 0.006 * variant) + blotch * 0.022
+    detail = np.repeat(tone[..., None], 3, axis=2)
+    u, v = np.meshgrid(np.arange(fig.FACE_WIDTH) + fig.LEFT, np.arange(fig.FACE_HEIGHT) + fig.TOP)
+    flush = np.zeros((height, width))
+    flush[: fig.FACE_HEIGHT, : fig.FACE_WIDTH] = (
+        _spot(u, v, 42, 33, 15, 13) + 0.8 * _spot(u, v, 0, 38, 12, 8) + 0.4 * _spot(u, v, 0, 104, 14, 9)
+    )
+    flush[fig.EAR_TOP :, fig.SIDE_AT :] = 0.9
+    detail[..., 0] *= 1 - 0.11 * flush
+    detail[..., 1] *= 1 - 0.11 * flush
+    strands = _strands(rng, fig.HAIR_HEIGHT + 2, fig.SIDE_WIDTH + 2)
+    detail[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1] = (1 + 0.30 * strands)[..., None]
+    return np.clip(np.rint(detail * 160), 0, 255).astype(np.uint8)
+
+
+def _strands(rng: np.random.Generator, height: int, width: int) -> Float:
+    """Vertical streaks, mean 0, standard deviation 1."""
+    fine = cv2.blur(rng.standard_normal((height, width)).astype(np.float32), (1, 31))
+    broad = cv2.blur(rng.standard_normal((height, width)).astype(np.float32), (7, 61))
+    mixed = fine / fine.std() + 0.9 * broad / broad.std()
+    return np.asarray((mixed - mixed.mean()) / mixed.std(), np.float32)
+
+
+def _spot(u: Array, v: Array, u0: float, v0: float, su: float, sv: float) -> Array:
+    return np.asarray(np.exp(-0.5 * (((np.abs(u) - u0) / su) ** 2 + ((v - v0) / sv) ** 2)))
 
 
 @lru_cache(maxsize=1)
-def _relief() -> tuple[Float, Float, Float]:
-    """Static maps of the face plane: dimmed hollows, flushed skin, where a beard grows."""
-    u, v = np.meshgrid(np.arange(FACE_WIDTH) + LEFT, np.arange(FACE_HEIGHT) + TOP)
+def hollows() -> Float:
+    """How much light the hollows of a face get, at half the atlas size."""
+    x, y = np.meshgrid(np.arange(fig.ATLAS_WIDTH // 2) * 2 + 0.5, np.arange(fig.ATLAS_HEIGHT // 2) * 2 + 0.5)
+    u, v = x + fig.LEFT, y + fig.TOP
     a = np.abs(u)
-
-    def spot(u0: float, v0: float, su: float, sv: float) -> Array:
-        return np.asarray(np.exp(-0.5 * (((a - u0) / su) ** 2 + ((v - v0) / sv) ** 2)))
-
     dim = (
-        0.20 * spot(19, -3, 7, 9) + 0.12 * spot(31, 10, 12, 4) + 0.14 * spot(32, -9, 13, 3.5)
-        + 0.16 * spot(17, 36, 2.6, 8) + 0.26 * spot(7, 46, 7, 2.2) + 0.13 * spot(0, 52, 3, 4)
-        + 0.22 * spot(0, 83, 13, 3.5) + 0.10 * spot(33, 66, 5, 9) + 0.18 * spot(0, 128, 60, 9)
-        + 0.10 * spot(14, 20, 3, 12)
+        0.22 * _spot(u, v, 18, -3, 6, 9) + 0.10 * _spot(u, v, 31, 11, 12, 4) + 0.13 * _spot(u, v, 32, -9, 13, 3.5)
+        + 0.14 * _spot(u, v, 18, 37, 2.6, 7) + 0.22 * _spot(u, v, 7, 46, 7, 2.2) + 0.10 * _spot(u, v, 0, 52, 3, 4)
+        + 0.20 * _spot(u, v, 0, 83, 13, 3.5) + 0.10 * _spot(u, v, 34, 66, 5, 9) + 0.10 * _spot(u, v, 13, 20, 3, 12)
     )  # fmt: skip
-    dim += 0.42 * np.clip((v - 112) / 16, 0, 1) + 0.25 * np.clip((a - 108) / 30, 0, 1) * np.clip((v - 40) / 50, 0, 1)
-    flush = 1.0 * spot(42, 33, 15, 13) + 0.9 * spot(0, 38, 12, 8) + 0.35 * spot(0, 104, 14, 9)
-    jaw = 1 / (1 + np.exp(-(v - (48 + 0.0035 * (60 - np.minimum(a, 60)) ** 2 - 0.25 * np.maximum(a - 78, 0))) / 3.5))
-    moustache = spot(0, 52, 24, 4.2) * 1.1
-    grow = (
-        np.clip(jaw * np.clip((128 - v) / 10, 0, 1) * np.clip((118 - a) / 10, 0, 1), 0, 1)
-        - 0.9 * spot(0, 84, 9, 3) * 0.5
+    dim = (
+        dim + 0.42 * np.clip((v - 112) / 16, 0, 1) + 0.3 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
     )
-    grow = np.where(v < 58, np.where(a < 27, 0.0, grow), grow)
-    both = np.stack([np.clip(grow, 0, 1), np.clip(moustache, 0, 1)])
+    light = np.where(x < fig.FACE_WIDTH + 1, 1 - np.clip(dim, 0, 0.75), 1.0)
+    return light.astype(np.float32)
+
+
+_GROW_TOP, _GROW_BOTTOM = 110, fig.FACE_HEIGHT
+_GROW_LEFT, _GROW_RIGHT = 22, fig.FACE_WIDTH - 22
+
+
+@lru_cache(maxsize=1)
+def _growth() -> tuple[Float, Float, Float]:
+    """Where beard and moustache grow (0..1), and strands over the same window of the face."""
+    u, v = np.meshgrid(np.arange(_GROW_LEFT, _GROW_RIGHT) + fig.LEFT, np.arange(_GROW_TOP, _GROW_BOTTOM) + fig.TOP)
+    a = np.abs(u)
+    edge = np.interp(a, (0, 20, 30, 40, 60, 85, 100, 112), (90, 84, 66, 62, 52, 34, 4, -30))
+    beard = 1 / (1 + np.exp(-(v - edge) / 2.6))
+    beard *= np.clip((126 - v) / 12, 0, 1) * np.clip((110 - a) / 8, 0, 1)
+    moustache = np.exp(-0.5 * ((a / 25.0) ** 4 + ((v - 53 - 0.10 * a) / 3.6) ** 2)) * np.clip(a / 3.0 + 0.55, 0, 1)
+    chin_sides = np.exp(-0.5 * (((a - 31) / 4.0) ** 2 + ((v - 68) / 10.0) ** 2))
+    rng = np.random.Generator(np.random.PCG64(99))
+    strands = _strands(rng, *beard.shape)
+    fine = cv2.blur(rng.standard_normal(beard.shape).astype(np.float32), (1, 5))
+    roots = np.clip(0.8 + 0.28 * fine / fine.std() + 0.12 * strands, 0.15, 1.2)
     return (
-        (1 - np.clip(dim, 0, 0.8)).astype(np.float32),
-        flush.astype(np.float32),
-        cv2.GaussianBlur(both.transpose(1, 2, 0).astype(np.float32), (0, 0), 1.6),
+        (np.clip(beard + 0.8 * chin_sides, 0, 1) * roots).astype(np.float32),
+        (moustache * roots).astype(np.float32),
+        strands,
     )
 
 
-class Canvas:
-    """Float BGR picture with soft polygons."""
-
-    def __init__(self, pixels: Float) -> None:
-        self.pixels = pixels
-
-    def _window(self, points: Array, margin: float) -> tuple[int, int, int, int]:
-        low, high = points.min(axis=0) - margin, points.max(axis=0) + margin + 1
-        height, width = self.pixels.shape[:2]
-        return max(0, int(low[0])), max(0, int(low[1])), min(width, int(high[0]) + 1), min(height, int(high[1]) + 1)
-
-    def _lay(
-        self, window: tuple[int, int, int, int], mask: NDArray[np.uint8], colour: Colour, alpha: float, soft: float
-    ) -> None:
-        if soft > 0:
-            mask = cv2.GaussianBlur(mask, (0, 0), soft)
-        x0, y0, x1, y1 = window
-        part = self.pixels[y0:y1, x0:x1]
-        weight = mask.astype(np.float32)[..., None] * np.float32(alpha / 255.0)
-        part += (np.asarray(colour, np.float32) - part) * weight
-
-    def fill(self, points: Array, colour: Colour, alpha: float = 1.0, soft: float = 0.0) -> None:
-        """A filled polygon, blended in."""
-        x0, y0, x1, y1 = window = self._window(points, 2.0 + 2.5 * soft)
-        if x1 - x0 < 1 or y1 - y0 < 1:
-            return
-        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        fixed = np.round((points - (x0, y0)) * (1 << _SUB)).astype(np.int32)
-        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SUB)
-        self._lay(window, mask, colour, alpha, soft)
-
-    def stroke(self, points: Array, colour: Colour, alpha: float, width: int = 1, soft: float = 0.0) -> None:
-        """A line, blended in."""
-        x0, y0, x1, y1 = window = self._window(points, 2.0 + width + 2.5 * soft)
-        if x1 - x0 < 1 or y1 - y0 < 1:
-            return
-        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        fixed = np.round((points - (x0, y0)) * (1 << _SUB)).astype(np.int32)
-        cv2.polylines(mask, [fixed], False, 255, width, cv2.LINE_AA, _SUB)
-        self._lay(window, mask, colour, alpha, soft)
-
-    def within(self, points: Array) -> tuple[Canvas, Float, tuple[int, int, int, int]]:
-        """A copy of the window around a polygon with the polygon's mask, for painting inside it only."""
-        x0, y0, x1, y1 = window = self._window(points, 2.0)
-        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        fixed = np.round((points - (x0, y0)) * (1 << _SUB)).astype(np.int32)
-        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SUB)
-        return Canvas(self.pixels[y0:y1, x0:x1].copy()), (mask.astype(np.float32) / 255.0)[..., None], window
-
-    def put(self, inner: Canvas, mask: Float, window: tuple[int, int, int, int]) -> None:
-        """Lay a painted copy back through its mask."""
-        x0, y0, x1, y1 = window
-        part = self.pixels[y0:y1, x0:x1]
-        part += (inner.pixels - part) * mask
-
-
-def _times(colour: Colour, factor: float, red: float = 0.0) -> Colour:
-    b, g, r = (min(255.0, c * factor) for c in colour)
-    return b, g * (1 - 0.5 * red), min(255.0, r * (1 + 0.1 * red))
-
-
-def _disc(centre: Array, radius: float, count: int = 20) -> Array:
-    t = np.arange(count) * (2 * np.pi / count)
-    return centre + radius * np.stack([np.cos(t), np.sin(t)], -1)
-
-
-def paint(params: FaceParams, features: Features, rng: np.random.Generator) -> Float:
-    """The atlas of one face, float BGR (HEIGHT, WIDTH, 3)."""
-    grain, blotch, strands = _grain()
-    dim, flush, grow = _relief()
-    ox, oy = (int(k) for k in rng.integers(0, 64, 2))
-    tone = grain[oy : oy + HEIGHT, ox : ox + WIDTH] * np.float32(0.018 + 0.02 * params.age)
-    tone += blotch[oy : oy + HEIGHT, ox : ox + WIDTH] * np.float32(0.02)
-    tone += np.float32(1.0)
-    face = np.s_[:, :FACE_WIDTH]
-    tone[face] *= dim
-    skin = np.asarray(params.skin, np.float32)
-    pixels = tone[..., None] * skin
-    red = flush * np.float32(0.10)
-    pixels[:, :FACE_WIDTH, 0] *= 1 - red
-    pixels[:, :FACE_WIDTH, 1] *= 1 - red
-    canvas = Canvas(pixels)
-    _wrinkles(canvas, params, features)
+def paint(params: FaceParams, features: Features, rng: np.random.Generator) -> tuple[Image, Float]:
+    """The atlas of one face (BGR) and its shadows (half size, 1 = none)."""
+    detail = _detail(int(rng.integers(_VARIANTS)))
+    face = cv2.transform(detail, np.diag(np.asarray(params.skin, np.float32) / np.float32(160)))
+    pixels = np.asarray(face, np.uint8)
+    shadows = Shadows(hollows().shape)
+    _hair_swatch(pixels, detail, params, rng)
+    _ears(pixels, params, shadows)
     if params.freckles > 0:
-        _freckles(canvas, params, rng)
-    _make_up(canvas, params, features)
-    hair = np.asarray(params.hair, np.float32)
+        _freckles(pixels, params, rng)
+    _make_up(pixels, params, features)
     if params.beard > 0.02 or params.moustache > 0.02:
-        roots = np.clip(0.85 + 0.35 * strands[oy : oy + FACE_HEIGHT, :260][:, np.arange(FACE_WIDTH) % 260], 0.0, 1.3)
-        weight = (
-            (grow[..., 0] * np.float32(params.beard) + grow[..., 1] * np.float32(params.moustache))
-            * roots
-            * np.float32(0.85)
-        )
-        pixels[face] += (hair * 0.8 - pixels[face]) * np.clip(weight, 0, 0.95)[..., None]
-    _nose(canvas, params, features)
-    _brows(canvas, params, features, rng)
+        _beard(pixels, params)
+    _wrinkles(shadows, params, features)
+    _hairline(pixels, shadows, params, rng)
+    _nose(pixels, shadows, params, features)
+    _brows(pixels, params, features, rng)
     for which in (0, 1):
-        _eye(canvas, params, features, which)
-    _mouth(canvas, params, features)
-    _swatches(pixels, params, strands, int(rng.integers(0, 60)), rng)
-    return pixels
+        _eye(pixels, shadows, params, features, which)
+    _mouth(pixels, shadows, params, features)
+    if params.occluder == "mask":
+        _mask(pixels, shadows, params, features, rng)
+    return pixels, shadows.finish(hollows())
 
 
-def _wrinkles(canvas: Canvas, params: FaceParams, features: Features) -> None:
-    dark = _times(params.skin, 0.62)
-    strength = 0.12 + 0.5 * params.age**2
-    for side in (-1.0, 1.0):
-        fold = np.array([[17.0, 40.0], [25.0, 50.0], [31.0, 62.0], [33.0, 72.0]]) * (side, 1.0)
-        fold[2:, 0] += side * 2.0 * params.smile
-        canvas.stroke(place(curve(fold)), dark, min(0.7, strength * 0.7 + 0.45 * max(0.0, params.smile)), 2, 1.4)
-    if params.age > 0.35 or max(params.brow_lift) > 4:
-        for k in range(3):
-            line = np.array(
-                [[-34.0, -38.0 - 9 * k], [-14.0, -42.0 - 9 * k], [14.0, -42.0 - 9 * k], [34.0, -38.0 - 9 * k]]
-            )
-            canvas.stroke(place(curve(line)), dark, 0.35 * strength + 0.02 * max(0.0, *params.brow_lift), 1, 0.9)
-    if params.brow_frown > 0.3:
-        for side in (-1.0, 1.0):
-            line = np.array([[5.0, -24.0], [4.0, -16.0], [4.6, -9.0]]) * (side, 1.0)
-            canvas.stroke(place(curve(line)), dark, 0.4 * params.brow_frown, 1, 0.7)
+def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.random.Generator) -> None:
+    if params.hair_style == "bald":
+        return
+    colour = params.hair
+    if params.hair_style == "hat":
+        b, g, r = (float(c) for c in rng.uniform(20, 215, 3))
+        colour = (b, g, r)
+    window = np.s_[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1]
+    pixels[window] = cv2.transform(detail[window], np.diag(np.asarray(colour, np.float32) / np.float32(160)))
+    if params.hair_style == "hat":
+        band = tuple(float(c) for c in rng.uniform(10, 230, 3))
+        cv2.rectangle(pixels, (fig.SIDE_AT - 1, 98), (fig.SIDE_AT + fig.SIDE_WIDTH, fig.HAIR_HEIGHT + 1), band, -1)
 
 
-def _freckles(canvas: Canvas, params: FaceParams, rng: np.random.Generator) -> None:
-    spots = rng.normal(0, 1, (60, 2)) * (30, 12) + (0, 26)
-    layer = np.zeros((FACE_HEIGHT, FACE_WIDTH), np.uint8)
-    for x, y in np.round(place(spots) * 16).astype(int).tolist():
-        cv2.circle(layer, (x, y), 12, 255, -1, cv2.LINE_AA, 4)
-    part = canvas.pixels[60:150, :FACE_WIDTH]
-    weight = layer[60:150].astype(np.float32)[..., None] * np.float32(0.32 * params.freckles / 255)
-    part += (np.asarray(_times(params.skin, 0.6), np.float32) - part) * weight
+def _ears(pixels: Image, params: FaceParams, shadows: Shadows) -> None:
+    for left, side in ((fig.SIDE_AT, -1.0), (fig.SIDE_AT + fig.EAR_WIDTH + 2, 1.0)):
+        middle = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
+        shadows.fill(middle + disc(0.0, 0.0, 13.0, 11.0), 0.62)
+        shadows.stroke(
+            middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2
+        )
+    del side, pixels, params
 
 
-def _make_up(canvas: Canvas, params: FaceParams, features: Features) -> None:
+def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> None:
+    for x, y in fixed(place(rng.normal(0, 1, (50, 2)) * (28, 11) + (0, 26))).tolist():
+        cv2.circle(pixels, (x, y), 11, times(params.skin, 1 - 0.25 * params.freckles), -1, cv2.LINE_AA, 4)
+
+
+def _make_up(pixels: Image, params: FaceParams, features: Features) -> None:
     if params.blush > 0:
         for side in (-1.0, 1.0):
-            canvas.fill(
-                place(np.array([44.0 * side, 30.0]) + _disc(np.zeros(2), 1.0) * (15.0, 9.0)),
-                (120.0, 90.0, 225.0),
-                0.75 * params.blush,
-                6.0,
-            )
+            lay(pixels, place(disc(44.0 * side, 30.0, 16.0, 10.0)), (120.0, 90.0, 225.0), 0.7 * params.blush, 5.0)
     if params.eye_shadow > 0:
-        for first, brow, order in ((60, 33, (38, 39, 40, 41)), (68, 42, (50, 49, 48, 47))):
+        for first, brow in ((60, (41, 40, 39, 38)), (68, (47, 48, 49, 50))):
             lid = features.line(first, first + 5)
-            top = features.line(brow, brow + 9)[[k - brow for k in order]]
+            above = features.uv[[k - 33 for k in brow]].mean(axis=0)[1]
             upper = lid[::-1].copy()
-            upper[1:-1, 1] += (top[:, 1].mean() - upper[1:-1, 1]) * 0.62
-            upper[0, 1] -= 2.0
-            upper[-1, 1] -= 2.0
-            canvas.fill(place(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.75 * params.eye_shadow, 1.5)
+            upper[1:-1, 1] += (above - upper[1:-1, 1]) * 0.6
+            upper[[0, -1], 1] -= 2.0
+            lay(pixels, place(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.7 * params.eye_shadow, 1.3)
 
 
-def _brows(canvas: Canvas, params: FaceParams, features: Features, rng: np.random.Generator) -> None:
-    b, g, r = (0.8 * h + 0.06 * s for h, s in zip(params.hair, params.skin, strict=True))
-    if sum(params.hair) > 330:
-        b, g, r = b * 0.6, g * 0.6, r * 0.6
-    colour = (b, g, r)
-    for first in (33, 42):
-        line = features.line(first, first + 9)
-        outline = np.concatenate([curve(line[:5], steps=3), curve(line[5:], steps=3)])
-        canvas.fill(place(outline), colour, 0.72, 0.7)
-        top, low = line[:5], line[5:][::-1]
-        if first == 42:
-            top, low = line[:5][::-1], np.concatenate([line[5:]])
-        spine_top = curve(top, steps=4)
-        strokes = rng.uniform(-0.8, 0.8, (9, 2))
-        for k in range(9):
-            tip = spine_top[min(16, k * 2)] + strokes[k]
-            root_index = min(3, max(0, (k * 2) // 4))
-            root = low[root_index] * 0.6 + low[max(0, root_index - 1)] * 0.4 + strokes[8 - k]
-            canvas.stroke(place(np.stack([tip, tip + (root - tip) * 0.75])), _times(colour, 0.7), 0.4)
+def _beard(pixels: Image, params: FaceParams) -> None:
+    beard, moustache, strands = _growth()
+    window = np.s_[_GROW_TOP:_GROW_BOTTOM, _GROW_LEFT:_GROW_RIGHT]
+    weight = np.minimum(beard * np.float32(0.95 * params.beard) + moustache * np.float32(0.95 * params.moustache), 0.92)
+    hair = np.asarray(params.hair, np.float32) * np.float32(0.72)
+    coat = np.clip(hair * (1 + np.float32(0.22) * strands[..., None]), 0, 255).astype(np.uint8)
+    skin = np.ascontiguousarray(pixels[window])
+    pixels[window] = cv2.blendLinear(skin, coat, np.float32(1) - weight, weight)
 
 
-def _eye(canvas: Canvas, params: FaceParams, features: Features, which: int) -> None:
-    first = 60 if which == 0 else 68
-    ring = features.line(first, first + 8)
-    centre = place(features.line(96 + which, 97 + which)[0])
-    outline = place(curve(ring, closed=True))
-    side = -1.0 if which == 0 else 1.0
-    dark = _times(params.skin, 0.42)
-    lid = ring[:5] if which == 0 else ring[:5]
-    top = place(curve(lid))
-    low = place(curve(ring[[4, 5, 6, 7, 0]]))
-    opening = params.eye_open[which]
-    if opening > 0.1:
-        inner, mask, window = canvas.within(outline)
-        shade = 236.0 - 8 * params.age
-        inner.pixels[:] = np.asarray((shade * 0.96, shade * 0.97, shade), np.float32)
-        corner = np.array(window[:2], float)
-        radius = features.iris_radius
-        at = centre - corner
-        inner.stroke(top - corner + (0.0, 0.6), (96.0, 100.0, 112.0), 0.55, 3, 1.0)
-        inner.fill(_disc(at, radius), _times(params.iris, 0.55))
-        inner.fill(_disc(at, radius * 0.84), params.iris, 1.0, 0.4)
-        inner.fill(_disc(at + (0.0, radius * 0.35), radius * 0.5), _times(params.iris, 1.5), 0.5, 0.7)
-        inner.fill(_disc(at, radius * 0.42, 14), (10.0, 10.0, 12.0))
-        inner.stroke(top - corner + (0.0, 0.4), (30.0, 30.0, 36.0), 0.5, 2, 0.8)
-        gleam = np.array([-np.sign(params.light[0] + 1e-9) * -1.6, -1.9])
-        inner.fill(_disc(at + gleam, 1.25, 10), (250.0, 250.0, 250.0), 0.9)
-        canvas.put(inner, mask, window)
-    lash = (24.0 + 0.25 * params.skin[0] * 0.3, 24.0, 30.0)
-    canvas.stroke(
-        top - (0.0, 0.3),
-        lash,
-        min(1.0, 0.8 + 0.2 * params.liner),
-        1 + int(params.liner > 0.35) + int(params.liner > 0.75),
-        0.4,
-    )
-    canvas.stroke(low + (0.0, 0.3), dark if params.liner < 0.5 else lash, 0.45, 1, 0.5)
-    crease = top + (0.0, -3.6 if opening > 0.3 else -6.0)
-    canvas.stroke(crease[2:-1], dark, 0.45, 1, 0.7)
-    canvas.stroke(low[2:-2] + (0.0, 5.0), dark, 0.10 + 0.35 * params.age, 1, 1.2)
-    if which == 0 or which == 1:
-        inner_corner = place(ring[4 if which == 0 else 0])
-        canvas.fill(
-            _disc(inner_corner + (side * 1.0, 0.2), 1.3, 8), (120.0, 120.0, 190.0), 0.6 if opening > 0.1 else 0.0, 0.4
+def _wrinkles(shadows: Shadows, params: FaceParams, features: Features) -> None:
+    grin = max(0.0, params.smile)
+    strength = 0.05 + 0.22 * params.age**2
+    mouth = features.line(76, 88)
+    for side, corner in ((-1.0, mouth[0]), (1.0, mouth[6])):
+        fold = np.array(
+            [[17.5 * side, 40.0], [25.0 * side, 50.0], [corner[0] + 6.0 * side, 61.0], corner + (7.5 * side, 9.0)]
         )
+        shadows.stroke(place(fold), 1 - min(0.45, strength + 0.28 * grin), 2)
+        if grin > 0.4 or params.age > 0.6:
+            for k in (-1.0, 1.0):
+                crow = np.array([[52.0 * side, 1.0 + 3 * k], [61.0 * side, 1.0 + 7 * k]])
+                shadows.stroke(place(crow), 1 - min(0.25, 0.12 * grin + 0.1 * params.age), 1)
+    raised = max(0.0, *params.brow_lift)
+    if params.age > 0.35 or raised > 4:
+        depth = min(0.3, 0.22 * params.age**2 + 0.016 * raised)
+        for k in range(3):
+            height = -40.0 - 9.5 * k
+            shadows.stroke(
+                place(np.array([[-34.0, height + 3], [-14.0, height], [14.0, height], [34.0, height + 3]])),
+                1 - depth,
+                1,
+            )
+    if params.brow_frown > 0.3:
+        for side in (-1.0, 1.0):
+            shadows.stroke(
+                place(np.array([[5.5 * side, -25.0], [4.0 * side, -17.0], [5.0 * side, -10.0]])),
+                1 - 0.3 * params.brow_frown,
+                1,
+            )
 
 
-def _nose(canvas: Canvas, params: FaceParams, features: Features) -> None:
-    dark = _times(params.skin, 0.30, 0.2)
+def _hairline(pixels: Image, shadows: Shadows, params: FaceParams, rng: np.random.Generator) -> None:
+    """The hair's shadow on the skin below its hem."""
+    style = fig.STYLES[params.hair_style]
+    if params.hair_style == "bald":
+        return
+    azimuth = (0.0, 0.5, 0.95, 1.3)
+    line = np.array([[az * 82.0, hem + 3.0] for az, hem in zip(azimuth, style.hem, strict=False)])
+    top = np.array([[142.0, line[-1, 1]], [142.0, -100.0], [0.0, -100.0]])
+    half = np.concatenate([line, top])
+    depth = 0.62 if params.hair_style != "hat" else 0.55
+    for side in (1.0, -1.0):
+        shadows.fill(place(half * (side, 1.0)), depth)
+    if params.hair_style in ("short", "receding", "curly", "fringe"):
+        burn = np.array([[96.0, -30.0], [112.0, -40.0], [112.0, 26.0], [103.0, 24.0]])
+        for side in (1.0, -1.0):
+            lay(pixels, place(burn * (side, 1.0)), times(params.hair, 0.9), 0.75, 1.6)
+    del rng
+
+
+def _nose(pixels: Image, shadows: Shadows, params: FaceParams, features: Features) -> None:
     line = features.line(51, 60)
     for side, index in ((-1.0, 5), (1.0, 7)):
-        hole = place(line[index] + (-side * 0.2, -2.0)) + _disc(np.zeros(2), 1.0, 14) * (4.0, 1.9)
-        canvas.fill(hole, dark, 0.85, 0.7)
-        wing = np.array([[14.2, 31.0], [17.6, 36.0], [17.0, 41.0], [13.5, 43.6]]) * (side, 1.0)
-        canvas.stroke(place(curve(wing)), _times(params.skin, 0.55), 0.5, 1, 0.9)
-    base = curve(line[4:9])
-    canvas.stroke(place(base) + (0.0, 0.6), _times(params.skin, 0.5), 0.45, 1, 0.8)
+        x, y = line[index]
+        hole = disc(x - 0.3 * side, y - 2.2, 3.7, 1.8)
+        lay(pixels, place(hole), times(params.skin, 0.28), 0.85, 0.6)
+        wing = np.array([[14.0, 30.0], [17.6, 36.0], [16.6, 41.5], [12.5, 44.0]]) * (side, 1.0)
+        shadows.stroke(place(wing), 0.72, 1)
+    shadows.stroke(place(line[4:9]) + (0.0, 1.2), 0.72, 1)
 
 
-def _mouth(canvas: Canvas, params: FaceParams, features: Features) -> None:
+def _brows(pixels: Image, params: FaceParams, features: Features, rng: np.random.Generator) -> None:
+    hair, skin = np.asarray(params.hair), np.asarray(params.skin)
+    if hair.mean() > 95:
+        hair = hair * 0.62
+    b, g, r = (float(c) for c in 0.74 * hair + 0.16 * skin)
+    jitter = rng.uniform(-0.9, 0.9, (2, 13, 2))
+    for which, first in enumerate((33, 42)):
+        line = features.line(first, first + 9)
+        fill(pixels, place(np.concatenate([curve(line[:5], steps=3), curve(line[5:], steps=3)])), (b, g, r))
+        upper = curve(line[:5], steps=3)
+        lower = curve(line[5:][::-1], steps=4) if first == 33 else curve(line[5:][::-1], steps=4)
+        roots = lower + jitter[which] * (1.0, 0.3)
+        tips = upper * 0.8 + lower * 0.2 + jitter[which]
+        lines = fixed(place(np.stack([roots, tips], axis=1)))
+        cv2.polylines(pixels, list(lines[::2]), False, times((b, g, r), 0.66), 1, cv2.LINE_8, 4)
+
+
+def _eye(pixels: Image, shadows: Shadows, params: FaceParams, features: Features, which: int) -> None:
+    first = 60 + 8 * which
+    ring = features.line(first, first + 8)
+    opening = params.eye_open[which]
+    outline = place(curve(ring, closed=True, steps=3))
+    top, low = outline[:13], np.concatenate([outline[12:], outline[:1]])
+    lash = times(params.skin, 0.20)
+    if opening > 0.1:
+        x, y = place(features.line(96 + which, 97 + which))[0]
+        x0, y0 = int(outline[:, 0].min()) - 2, int(outline[:, 1].min()) - 2
+        x1, y1 = int(outline[:, 0].max()) + 4, int(outline[:, 1].max()) + 4
+        part = pixels[y0:y1, x0:x1]
+        ball = np.empty_like(part)
+        white = 232.0 - 12 * params.age
+        ball[:] = (white * 0.95, white * 0.96, white)
+        at = (round((x - x0) * 16), round((y - y0) * 16))
+        radius = features.iris_radius
+        cv2.circle(ball, at, round(radius * 16), times(params.iris, 0.5), -1, cv2.LINE_AA, 4)
+        cv2.circle(ball, at, round(radius * 13.4), params.iris, -1, cv2.LINE_AA, 4)
+        cv2.circle(
+            ball, (at[0], at[1] + round(radius * 5)), round(radius * 7), times(params.iris, 1.35), -1, cv2.LINE_AA, 4
+        )
+        cv2.circle(ball, at, round(radius * 6.8), (10, 9, 9), -1, cv2.LINE_AA, 4)
+        cv2.polylines(ball, [fixed(top - (x0, y0 - 0.6))], False, times(params.skin, 0.42), 2, cv2.LINE_8, 4)
+        gleam = (at[0] + (26 if params.light[0] > 0 else -26), at[1] - 28)
+        cv2.circle(ball, gleam, 18, (252, 252, 252), -1, cv2.LINE_AA, 4)
+        mask = np.zeros(part.shape[:2], np.uint8)
+        cv2.fillPoly(mask, [fixed(outline - (x0, y0))], 255, cv2.LINE_AA, 4)
+        weight = mask.astype(np.float32) * np.float32(1 / 255)
+        pixels[y0:y1, x0:x1] = cv2.blendLinear(ball, np.ascontiguousarray(part), weight, 1 - weight)
+        inner = outline[12] if which == 0 else outline[0]
+        cv2.circle(pixels, tuple(fixed(inner).tolist()), 16, (112, 112, 176), -1, cv2.LINE_AA, 4)
+    width = 1 + int(params.liner > 0.4)
+    cv2.polylines(pixels, [fixed(top - (0.0, 0.4))], False, lash, width, cv2.LINE_AA, 4)
+    if params.liner > 0.7:
+        cv2.polylines(pixels, [fixed(low + (0.0, 0.4))], False, lash, 1, cv2.LINE_AA, 4)
+    else:
+        shadows.stroke(low + (0.0, 0.8), 0.72, 1)
+    shadows.stroke(top - (0.0, 4.0), 0.70, 1)
+    if params.age > 0.3:
+        shadows.stroke(low[2:-2] + (0.0, 6.0), 1 - 0.25 * params.age, 1)
+
+
+def _mouth(pixels: Image, shadows: Shadows, params: FaceParams, features: Features) -> None:
     outer, inside = features.line(76, 88), features.line(88, 96)
     b, g, r = params.skin
-    natural = (b * 0.62, g * 0.58, min(255.0, r * 0.84))
     k = params.lipstick
-    lips = tuple(n * (1 - k) + c * k for n, c in zip(natural, params.lipstick_colour, strict=True))
-    colour: Colour = (lips[0], lips[1], lips[2])
-    ring = place(curve(outer, closed=True, steps=3))
-    canvas.fill(ring, colour, 0.92 if k else 0.80, 0.5)
-    middle = place(outer[9]) - (0.0, 4.2 * params.lip_lower)
-    canvas.fill(middle + _disc(np.zeros(2), 1.0, 12) * (8.0, 1.6), _times(colour, 1.35), 0.35 + 0.3 * k, 1.2)
-    seam = place(curve(inside[:5]))
-    hole = place(curve(inside, closed=True, steps=3))
-    gap = float((inside[6, 1] - inside[2, 1]))
-    if gap > 2.2:
-        inner, mask, window = canvas.within(hole)
-        corner = np.array(window[:2], float)
-        inner.pixels[:] = np.asarray((22.0, 18.0, 46.0), np.float32)
-        floor = place(inside[6]) - corner
-        if gap > 7:
-            inner.fill(
-                floor + (0.0, -1.0) + _disc(np.zeros(2), 1.0) * (12.0, 0.38 * gap), (88.0, 80.0, 168.0), 0.85, 1.4
-            )
-        teeth = np.concatenate([seam - corner + (0, -1.0), (seam - corner)[::-1] + (0.0, min(6.5, 0.6 * gap))])
-        inner.fill(teeth, (206.0, 222.0, 228.0), 0.95 if params.smile > 0.1 or gap > 8 else 0.5, 0.6)
-        inner.stroke(seam - corner, (30.0, 24.0, 60.0), 0.5, 2, 0.8)
-        canvas.put(inner, mask, window)
-    dark = _times(colour, 0.42)
-    canvas.stroke(seam, dark, 0.75 if gap < 2.2 else 0.5, 1, 0.5)
-    if gap > 2.2:
-        canvas.stroke(place(curve(inside[[4, 5, 6, 7, 0]])), dark, 0.4, 1, 0.5)
+    natural = np.array((b * 0.60, g * 0.56, min(255.0, r * 0.82)))
+    lb, lg, lr = (float(c) for c in natural * (1 - k) + np.asarray(params.lipstick_colour) * k)
+    lips = (lb, lg, lr)
+    fill(pixels, place(curve(outer, closed=True, steps=3)), lips)
+    shine = place(outer[9]) - (0.0, 4.4 * params.lip_lower)
+    cv2.ellipse(pixels, (tuple(shine.tolist()), (13.0, 2.6), 0.0), times(lips, 1.22 + 0.12 * k), -1, cv2.LINE_AA)
+    seam, floor = curve(inside[:5]), curve(inside[[0, 7, 6, 5, 4]])
+    gap = floor[:, 1] - seam[:, 1]
+    if gap.max() > 2.2:
+        fill(pixels, place(np.concatenate([seam, floor[::-1]])), (24.0, 18.0, 48.0))
+        if gap.max() > 7:
+            tongue = floor.copy()
+            tongue[:, 1] -= gap * 0.36
+            fill(pixels, place(np.concatenate([tongue[4:-4], floor[4:-4][::-1]])), (84.0, 76.0, 160.0))
+        if params.smile > 0.1 or gap.max() > 6:
+            teeth = seam + np.stack([np.zeros_like(gap), np.minimum(7.0, gap * 0.62)], -1)
+            fill(pixels, place(np.concatenate([seam[1:-1], teeth[1:-1][::-1]])), (204.0, 220.0, 226.0))
+    line = fixed(place(seam))
+    cv2.polylines(pixels, [line], False, times(lips, 0.42), 1, cv2.LINE_AA, 4)
     for end in (0, 6):
-        canvas.fill(_disc(place(outer[end]), 1.5, 8), dark, 0.5, 0.9)
+        shadows.fill(place(disc(*outer[end].tolist(), 2.6, 2.2)), 0.62)
+    shadows.stroke(place(outer[[10, 9, 8]] + (0.0, 2.4)), 0.80, 2)
 
 
-def _swatches(pixels: Float, params: FaceParams, strands: Float, offset: int, rng: np.random.Generator) -> None:
-    """Hair, ear and plain skin beside the face."""
-    part = (
-        strands[offset : offset + HEIGHT, offset : offset + HAIR_WIDTH]
-        if offset + HEIGHT <= len(strands)
-        else strands[:HEIGHT, :HAIR_WIDTH]
+def _mask(pixels: Image, shadows: Shadows, params: FaceParams, features: Features, rng: np.random.Generator) -> None:
+    """A cloth mask over nose, mouth and chin, with its straps."""
+    colour = times((235.0, 225.0, 210.0), float(rng.uniform(0.15, 1.0)))
+    if rng.random() < 0.5:
+        colour = (210.0, 180.0, 130.0)
+    top = np.array(
+        [
+            [-96.0, 30.0],
+            [-62.0, 26.0],
+            [-30.0, 20.0],
+            [-9.0, 12.0],
+            [0.0, 10.0],
+            [9.0, 12.0],
+            [30.0, 20.0],
+            [62.0, 26.0],
+            [96.0, 30.0],
+        ]
     )
-    if params.hair_style == "hat":
-        cloth = rng.uniform(20, 220, 3).astype(np.float32)
-        pixels[:, HAIR_AT : HAIR_AT + HAIR_WIDTH] = cloth * (1 + 0.05 * part[..., None])
-    elif params.hair_style != "bald":
-        pixels[:, HAIR_AT : HAIR_AT + HAIR_WIDTH] = (
-            np.asarray(params.hair, np.float32) * (1 + 0.34 * part[..., None]) + 5 * part[..., None]
+    low = np.array(
+        [[92.0, 70.0], [60.0, 104.0], [24.0, 128.0], [0.0, 130.0], [-24.0, 128.0], [-60.0, 104.0], [-92.0, 70.0]]
+    )
+    fill(pixels, place(np.concatenate([top, low])), colour)
+    for side in (-1.0, 1.0):
+        cv2.polylines(
+            pixels,
+            [fixed(place(np.array([[90.0 * side, 34.0], [125.0 * side, 0.0]])))],
+            False,
+            colour,
+            2,
+            cv2.LINE_AA,
+            4,
         )
-    ear = Canvas(pixels[:EAR_HEIGHT, EAR_AT : EAR_AT + EAR_WIDTH])
-    ear.pixels[:] = np.asarray(params.skin, np.float32) * (0.92, 0.92, 1.0)
-    dark = _times(params.skin, 0.5)
-    ear.fill(np.array([[12.0, 26.0], [24.0, 18.0], [28.0, 34.0], [20.0, 50.0], [12.0, 44.0]]), dark, 0.6, 3.0)
-    ear.stroke(
-        curve(np.array([[10.0, 24.0], [16.0, 10.0], [28.0, 10.0], [33.0, 28.0], [26.0, 46.0]])), dark, 0.5, 2, 1.4
-    )
-
-
-__all__ = ["Canvas", "curve", "paint", "place"]
+        cv2.polylines(
+            pixels,
+            [fixed(place(np.array([[88.0 * side, 72.0], [125.0 * side, 44.0]])))],
+            False,
+            colour,
+            2,
+            cv2.LINE_AA,
+            4,
+        )
+    for height in (48.0, 66.0, 84.0):
+        shadows.stroke(place(np.array([[-70.0, height - 6], [0.0, height], [70.0, height - 6]])), 0.86, 1)
+    shadows.stroke(place(top) + (0.0, -1.5), 0.7, 1)

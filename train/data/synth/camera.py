@@ -50,6 +50,8 @@ def rotate(points: NDArray[Any], matrix: Points) -> Points:
 
 def perspective(turned: NDArray[Any], distance: float = DEFAULT_DISTANCE) -> Points:
     """Rotated points (..., 3) -> millimetres (..., 2) in the plane through the head centre."""
+    if np.isinf(distance):
+        return np.asarray(turned[..., :2])
     return np.asarray(turned[..., :2] * (distance / (distance + turned[..., 2:])))
 
 
@@ -68,5 +70,4 @@ def project(
     [[85.0, 90.0]]
     """
     turned = rotate(np.asarray(points, dtype=np.float64), rotation(angles))
-    flat = turned[..., :2] if np.isinf(distance) else perspective(turned, distance)
-    return np.asarray(flat * scale + np.asarray(centre))
+    return np.asarray(perspective(turned, distance) * scale + np.asarray(centre))

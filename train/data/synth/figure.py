@@ -1,147 +1,215 @@
-"""The head as patches in the picture: face mask, hair shell, ears, neck, each lit by its normals."""
+"""The whole head as one sheet of vertices: face mask, hair shell, neck and both ears, row block under row block.
+
+One sheet means one pass of arithmetic for everything: turning, normals, light, and the affine map of every quad.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.synth import atlas
-from train.data.synth.camera import rotate
-from train.data.synth.head import ARC, COLUMNS, ROWS
-from train.data.synth.marks import Marks
+from train.data.synth.head import COLUMNS, ROWS
 from train.data.synth.params import FaceParams
-from train.data.synth.raster import Patch, normals
 
 Array = NDArray[np.float64]
+Float = NDArray[np.float32]
 
-_AROUND: Array = np.linspace(-np.pi, np.pi, 25)
-_HAIR_ROWS = 9
-_NECK_AROUND: Array = np.linspace(-np.pi, np.pi, 15)
-_NECK_DOWN: Array = np.array([62.0, 96.0, 128.0, 175.0, 240.0])
+WIDE = len(COLUMNS)
+FACE = slice(0, len(ROWS))
+HAIR = slice(FACE.stop, FACE.stop + 9)
+NECK = slice(HAIR.stop, HAIR.stop + 5)
+EARS = slice(NECK.stop, NECK.stop + 4)
+TALL = EARS.stop
+LEFT_EAR, RIGHT_EAR = slice(0, 12), slice(13, 25)
+
+# Where each block is painted in the atlas, in texels.
+LEFT, TOP = float(COLUMNS[0]), float(ROWS[0])
+FACE_WIDTH, FACE_HEIGHT = int(COLUMNS[-1] - LEFT) + 1, int(ROWS[-1] - TOP) + 1
+SIDE_AT, SIDE_WIDTH = FACE_WIDTH + 3, 112
+HAIR_TOP, HAIR_HEIGHT = 0, 120
+NECK_TOP, NECK_HEIGHT = 124, 60
+EAR_TOP, EAR_HEIGHT, EAR_WIDTH = 188, 43, 54
+ATLAS_WIDTH, ATLAS_HEIGHT = SIDE_AT + SIDE_WIDTH + 1, FACE_HEIGHT + 1
+
+_AROUND: Array = np.linspace(-np.pi, np.pi, WIDE)
+_NECK_DOWN: Array = np.array([58.0, 92.0, 122.0, 158.0, 215.0])
+_EAR_OUT: Array = np.linspace(0.0, 1.0, 4)
+_EAR_ROUND: Array = np.linspace(0.0, 2 * np.pi, 12)
 
 
-def hem(params: FaceParams) -> Array:
-    """How far down (head millimetres) the hair reaches at each azimuth of the shell."""
-    a = np.abs(_AROUND)
-    styles = {
-        "bald": ((-70, -60, -20, 10, 20, 30, 30), 0),
-        "short": ((-68, -66, -52, -8, 4, 30, 45), 0),
-        "receding": ((-86, -90, -60, -8, 4, 30, 45), 0),
-        "fringe": ((-34, -36, -30, 0, 30, 55, 60), 0),
-        "long": ((-66, -66, -50, 40, 150, 170, 175), 1),
-        "bob": ((-58, -56, -38, 30, 82, 95, 95), 1),
-        "curly": ((-62, -62, -48, 4, 40, 60, 66), 0),
-        "hat": ((-44, -44, -42, -36, -30, -24, -20), 0),
-    }
-    heights, _ = styles[params.hair_style]
-    knots = (0.0, 0.5, 0.95, 1.3, 1.65, 2.2, np.pi)
-    return np.asarray(np.interp(a, knots, heights))
+def _atlas_places() -> Array:
+    """Atlas texel of every vertex, (TALL, WIDE, 2)."""
+    xy = np.zeros((TALL, WIDE, 2))
+    xy[FACE, :, 0], xy[FACE, :, 1] = COLUMNS - LEFT, (ROWS - TOP)[:, None]
+    across = SIDE_AT + 1 + (SIDE_WIDTH - 3) * np.linspace(0, 1, WIDE)
+    for block, top, tall in ((HAIR, HAIR_TOP, HAIR_HEIGHT), (NECK, NECK_TOP, NECK_HEIGHT)):
+        xy[block, :, 0] = across
+        xy[block, :, 1] = (top + 1 + (tall - 3) * np.linspace(0, 1, block.stop - block.start))[:, None]
+    for block, left in ((LEFT_EAR, SIDE_AT), (RIGHT_EAR, SIDE_AT + EAR_WIDTH + 2)):
+        xy[EARS, block, 0] = left + EAR_WIDTH / 2 + (EAR_WIDTH / 2 - 2) * _EAR_OUT[:, None] * np.cos(_EAR_ROUND)
+        xy[EARS, block, 1] = EAR_TOP + EAR_HEIGHT / 2 + (EAR_HEIGHT / 2 - 2) * _EAR_OUT[:, None] * np.sin(_EAR_ROUND)
+    return xy
+
+
+ATLAS_PLACES: Array = _atlas_places()
+
+
+def light_places() -> tuple[Float, Float]:
+    """For each pixel of the atlas at half size, the sheet's (column, row) whose light it gets."""
+    x, y = np.meshgrid(np.arange(ATLAS_WIDTH // 2) * 2 + 0.5, np.arange(ATLAS_HEIGHT // 2) * 2 + 0.5)
+    column = np.interp(x, COLUMNS - LEFT, np.arange(WIDE))
+    row = np.interp(y, ROWS - TOP, np.arange(len(ROWS)))
+    beside = x >= FACE_WIDTH + 1
+    share = np.clip((x - SIDE_AT - 1) / (SIDE_WIDTH - 3), 0, 1) * (WIDE - 1)
+    for block, top, tall in ((HAIR, HAIR_TOP, HAIR_HEIGHT), (NECK, NECK_TOP, NECK_HEIGHT)):
+        here = beside & (y >= top - 2) & (y < top + tall + 2)
+        steps = block.stop - block.start - 1
+        column = np.where(here, share, column)
+        row = np.where(here, block.start + np.clip((y - top - 1) / (tall - 3), 0, 1) * steps, row)
+    for block, left in ((LEFT_EAR, SIDE_AT), (RIGHT_EAR, SIDE_AT + EAR_WIDTH + 2)):
+        here = beside & (y >= EAR_TOP - 2) & (x >= left - 2) & (x < left + EAR_WIDTH + 1)
+        dx, dy = (x - left - EAR_WIDTH / 2) / (EAR_WIDTH / 2 - 2), (y - EAR_TOP - EAR_HEIGHT / 2) / (EAR_HEIGHT / 2 - 2)
+        turn = np.mod(np.arctan2(dy, dx), 2 * np.pi) / (2 * np.pi) * 11
+        column = np.where(here, block.start + turn, column)
+        row = np.where(here, EARS.start + np.clip(np.hypot(dx, dy), 0, 1) * 3, row)
+    return column.astype(np.float32), row.astype(np.float32)
+
+
+def _neighbours() -> tuple[NDArray[np.intp], ...]:
+    """Flat indices of the vertices before and after along columns and rows, inside the same block."""
+    row, column = np.mgrid[0:TALL, 0:WIDE]
+    blocks = np.zeros((TALL, WIDE), int)
+    for number, (rows, columns) in enumerate(
+        [(HAIR, slice(0, 25)), (NECK, slice(0, 25)), (EARS, LEFT_EAR), (EARS, slice(12, 13)), (EARS, RIGHT_EAR)],
+        start=1,
+    ):
+        blocks[rows, columns] = number
+    result = []
+    for dr, dc in ((0, -1), (0, 1), (-1, 0), (1, 0)):
+        r, c = np.clip(row + dr, 0, TALL - 1), np.clip(column + dc, 0, WIDE - 1)
+        same = blocks[r, c] == blocks
+        result.append(np.where(same, r * WIDE + c, row * WIDE + column).ravel())
+    return tuple(result)
+
+
+_BEFORE, _AFTER, _ABOVE, _BELOW = _neighbours()
+
+
+def _quad_table() -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], Array]:
+    real = np.ones((TALL - 1, WIDE - 1), bool)
+    for block in (FACE, HAIR, NECK):
+        real[block.stop - 1] = False
+    real[EARS.start :, 11:13] = False
+    ear, hair = np.zeros_like(real), np.zeros_like(real)
+    ear[EARS.start :], hair[HAIR.start : HAIR.stop - 1] = True, True
+    bias = np.zeros(real.shape)
+    bias[HAIR.start : HAIR.stop - 1] = 5.0
+    bias[NECK.start : NECK.stop - 1] = -14.0
+    return real.ravel(), ear.ravel(), hair.ravel(), bias.ravel()
+
+
+REAL, EAR_QUADS, HAIR_QUADS, BIAS = _quad_table()
+
+
+@dataclass(frozen=True)
+class Style:
+    """A hair cut: how far down it reaches at seven azimuths from front to back, and how thick it stands."""
+
+    hem: tuple[float, ...]
+    thick: float
+    hanging: bool
+    taper: float
+
+
+_HEM_AT = (0.0, 0.5, 0.95, 1.3, 1.65, 2.2, np.pi)
+STYLES = {
+    "bald": Style((-70, -60, -20, 10, 20, 30, 30), -1.5, False, 0.06),
+    "short": Style((-67, -65, -50, -14, 4, 30, 45), 6.5, False, 0.10),
+    "receding": Style((-86, -92, -62, -14, 4, 30, 45), 4.5, False, 0.10),
+    "fringe": Style((-31, -33, -28, 4, 34, 55, 60), 9.0, True, 0.06),
+    "long": Style((-70, -64, -44, 44, 150, 170, 175), 9.5, True, -0.02),
+    "bob": Style((-62, -56, -34, 34, 84, 95, 95), 11.0, True, -0.02),
+    "curly": Style((-60, -60, -46, 4, 40, 60, 66), 18.0, False, 0.0),
+    "hat": Style((-46, -46, -44, -36, -30, -24, -20), 13.0, True, 0.02),
+}
 
 
 def _hair(params: FaceParams) -> Array:
-    thick = {
-        "bald": 0.5,
-        "short": 6.0,
-        "receding": 5.0,
-        "fringe": 9.0,
-        "long": 9.0,
-        "bob": 11.0,
-        "curly": 17.0,
-        "hat": 12.0,
-    }
-    t = thick[params.hair_style] * (0.7 + 0.6 * params.hair_volume) if params.hair_style != "bald" else 0.5
-    bottom = hem(params)
-    rx, ry, rz = 75.0 + t, 95.0 + t, 94.0 + t
-    cy, cz = -22.0, 2.0
-    arc_end = np.where(bottom < cy, np.arccos(np.clip((cy - bottom) / ry, -1, 1)), np.pi / 2)
+    style = STYLES[params.hair_style]
+    thick = style.thick * (0.7 + 0.6 * params.hair_volume)
+    ragged = 0.0 if params.hair_style in ("bald", "hat") else 4.0
+    bottom = np.interp(np.abs(_AROUND), _HEM_AT, style.hem)
+    bottom = bottom + ragged * params.hair_hem + params.hair_part * 9.0 * np.sin(_AROUND * 2) * (ragged > 0)
+    rx, ry, rz = 75.0 + thick, 94.0 + thick, 93.0 + thick
+    cy, cz = -22.0, 4.0
+    arc = np.where(bottom < cy, np.arccos(np.clip((cy - bottom) / ry, -1, 1)), np.pi / 2)
     hang = np.maximum(bottom - cy, 0.0) / 80.0
-    s = np.linspace(0.02, 1.0, _HAIR_ROWS)[:, None] * (arc_end + hang)[None, :]
+    s = np.linspace(0.02, 1.0, HAIR.stop - HAIR.start)[:, None] * (arc + hang)[None, :]
     polar = np.minimum(s, np.pi / 2)
-    drop = np.maximum(s - np.pi / 2, 0.0) * 80.0
-    taper = 1.0 - (0.08 if params.hair_style in ("short", "receding", "bald", "hat") else -0.04) * np.minimum(
-        drop / 80.0, 1.5
-    )
-    horizontal = np.sin(polar) * taper
-    wave = 1.0 + (0.02 * params.hair_volume if params.hair_style != "bald" else 0.0) * np.cos(_AROUND * 7.0)[
-        None, :
-    ] * np.sin(s * 3.0)
-    x = rx * horizontal * wave * np.sin(_AROUND)[None, :]
-    z = cz - rz * horizontal * wave * np.cos(_AROUND)[None, :]
-    y = cy - ry * np.cos(polar) + drop
-    return np.stack([x, y, z], axis=-1)
+    drop = np.maximum(s - np.pi / 2, 0.0)
+    wave = 0.018 * params.hair_volume * np.cos(_AROUND * 9.0)[None, :] * np.sin(s * 3.0) if ragged else 0.0
+    horizontal = np.sin(polar) * (1.0 - style.taper * np.minimum(drop, 1.5)) + wave
+    x = rx * horizontal * np.sin(_AROUND)
+    z = cz - rz * horizontal * np.cos(_AROUND)
+    y = cy - ry * np.cos(polar) + drop * 80.0
+    return np.stack([x, y, z], axis=-1) * (1.0 + 0.032 * params.shape[0], 1.0, 1.0)
 
 
-def _ear(side: float, params: FaceParams, width_at: float) -> Array:
-    """A bowl of 4 x 9 vertices on the side of the head."""
-    s = np.linspace(0.0, 1.0, 4)[:, None]
-    t = np.linspace(0.0, 2 * np.pi, 11)[None, :]
-    back = 15.0 * s * np.cos(t) + 13.0
-    down = 31.0 * s * np.sin(t) + 14.0 - 3.0 * s * np.cos(t)
-    out = width_at + 1.0 + 0.42 * (back - 2.0) + 3.0 * s**2 - 2.0
-    return np.stack([side * out + 0 * t, down, back], axis=-1)
+def _ear(side: float, width_at: float) -> Array:
+    s, t = _EAR_OUT[:, None], _EAR_ROUND[None, :]
+    back = 14.0 * s * np.cos(t) + 13.0
+    down = 29.0 * s * np.sin(t) + 17.0 - 4.0 * s * np.cos(t)
+    out = width_at - 1.0 + 0.50 * (back - 2.0) + 3.5 * s**2 - 1.5
+    return np.stack([side * out, down + 0 * t, back], axis=-1)
 
 
-def _neck(marks: Marks) -> Array:
-    wide = np.interp(_NECK_DOWN, (62, 128, 175, 240), (50.0, 52.0, 58.0, 95.0))[:, None]
-    deep = np.interp(_NECK_DOWN, (62, 240), (50.0, 56.0))[:, None]
-    x = wide * np.sin(_NECK_AROUND)[None, :]
-    z = 22.0 - deep * np.cos(_NECK_AROUND)[None, :] * 1.0
-    y = np.broadcast_to(_NECK_DOWN[:, None], x.shape)
-    return np.stack([x, y, z], axis=-1)
+def _neck() -> Array:
+    wide = np.interp(_NECK_DOWN, (58, 122, 158, 215), (54.0, 55.0, 62.0, 104.0))[:, None]
+    deep = np.interp(_NECK_DOWN, (58, 215), (54.0, 60.0))[:, None]
+    x = wide * np.sin(_AROUND)[None, :]
+    z = 20.0 - deep * np.cos(_AROUND)[None, :]
+    return np.stack([x, np.broadcast_to(_NECK_DOWN[:, None], x.shape), z], axis=-1)
 
 
-def patches(params: FaceParams, marks: Marks, scale: float, centre: Array) -> list[Patch]:
-    """All patches, projected with `scale` pixels per millimetre around `centre`."""
-    turn = marks.turn
-
-    def flat(turned: Array) -> Array:
-        return turned[..., :2] * (params.distance / (params.distance + turned[..., 2:])) * scale + centre
-
-    face = rotate(marks.vertices, turn)
-    side_x = float(marks.vertices[9, 2, 0])
-    result = [
-        Patch(face, flat(face), COLUMNS - atlas.LEFT, ROWS - atlas.TOP, shade(params, normals(face))),
-    ]
-    hair = rotate(_hair(params), turn)
-    normal = normals(hair)
-    grow = np.linspace(2, atlas.HEIGHT - 3, _HAIR_ROWS)
-    across = atlas.HAIR_AT + 2 + (atlas.HAIR_WIDTH - 5) * (np.arange(25) / 24.0)
-    if params.hair_style == "bald":
-        across = atlas.SKIN_AT + 2 + (atlas.SKIN_SIDE - 5) * (np.arange(25) / 24.0)
-        grow = np.linspace(atlas.SKIN_TOP + 2, atlas.SKIN_TOP + atlas.SKIN_SIDE - 3, _HAIR_ROWS)
-    lit = shade(params, normal)
-    lit[-1] *= 0.8
-    hanging = params.hair_style in ("long", "bob", "fringe", "curly", "hat")
-    result.append(Patch(hair, flat(hair), across, grow, lit, hanging, -4.0 if params.hair_style == "bald" else 5.0))
-    for side in (-1.0, 1.0):
-        ear = rotate(_ear(side, params, abs(side_x)), turn)
-        ear_normal = normals(ear)
-        if side > 0:
-            ear_normal = -ear_normal
-        cols = atlas.EAR_AT + 20.0 + 16.0 * np.cos(np.linspace(0, 2 * np.pi, 11))
-        rows = np.linspace(34.0, 64.0, 4)
-        result.append(Patch(ear, flat(ear), cols, rows, shade(params, ear_normal) * 0.9, True, 0.0))
-    body = _neck(marks)
-    follow = np.interp(_NECK_DOWN, (62, 130, 240), (1.0, 0.75, 0.15))[:, None, None]
-    neck = rotate(body, turn) * follow + body * (1 - follow)
-    neck_shade = shade(params, normals(neck)) * np.interp(_NECK_DOWN, (62, 110, 150), (0.45, 0.6, 0.95))[:, None, None]
-    skin_columns = atlas.SKIN_AT + 2 + (atlas.SKIN_SIDE - 5) * (np.arange(15) / 14.0)
-    skin_rows = np.linspace(atlas.SKIN_TOP + 2, atlas.SKIN_TOP + atlas.SKIN_SIDE - 3, len(_NECK_DOWN))
-    result.append(Patch(neck, flat(neck), skin_columns, skin_rows, neck_shade, False, -12.0))
-    return result
+_NECK = _neck()
+_STIFF = np.interp(_NECK_DOWN, (58, 122, 215), (0.0, 0.3, 0.9))[:, None, None]
+_SHADED = np.ones((TALL, WIDE))
+_SHADED[NECK] = np.interp(_NECK_DOWN, (58, 100, 130, 160), (0.40, 0.52, 0.80, 0.95))[:, None]
+_SHADED[EARS] = np.array([0.75, 0.85, 1.0, 1.0])[:, None]
+_SHADED[HAIR] = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start)[:, None]
 
 
-def shade(params: FaceParams, normal: Array) -> Array:
-    """Diffuse light and gloss of normals, (..., 2)."""
+def sheet(params: FaceParams, face: Array, turn: Array) -> Array:
+    """All vertices turned, (TALL, WIDE, 3), given the face mask's in head millimetres."""
+    solid = np.zeros((TALL, WIDE, 3))
+    solid[FACE] = face
+    solid[HAIR] = _hair(params)
+    solid[NECK] = _NECK
+    width_at = abs(float(face[9, 2, 0]))
+    solid[EARS, LEFT_EAR], solid[EARS, RIGHT_EAR] = _ear(-1.0, width_at), _ear(1.0, width_at)
+    x, y, z = solid[..., 0], solid[..., 1], solid[..., 2]
+    turned = np.stack([x * row[0] + y * row[1] + z * row[2] for row in turn], axis=-1)
+    turned[NECK] += (_NECK - turned[NECK]) * _STIFF
+    return turned
+
+
+def lighting(params: FaceParams, turned: Array) -> Float:
+    """Light on every vertex of the turned sheet, (TALL, WIDE); 1 shows the painted colour as it is."""
+    flat = turned.reshape(-1, 3)
+    a, b = flat[_AFTER] - flat[_BEFORE], flat[_BELOW] - flat[_ABOVE]
+    ax, ay, az = a[:, 0], a[:, 1], a[:, 2]
+    bx, by, bz = b[:, 0], b[:, 1], b[:, 2]
+    nx, ny, nz = az * by - ay * bz, ax * bz - az * bx, ay * bx - ax * by
+    scale = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+    flipped = EARS.start * WIDE
+    scale[flipped:] = np.where(nz[flipped:] > 0, -scale[flipped:], scale[flipped:])
     lx, ly, lz = params.light
-    facing = normal[..., 0] * lx + normal[..., 1] * ly + normal[..., 2] * lz
-    wrapped = np.maximum((facing + 0.25) / 1.25, 0.0)
-    sky = 0.5 - 0.5 * normal[..., 1]
-    hx, hy, hz = lx, ly, lz - 1.0
-    norm = np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9
-    half = (normal[..., 0] * hx + normal[..., 1] * hy + normal[..., 2] * hz) / norm
-    gloss = np.maximum(half, 0.0) ** 18
-    return np.stack([params.ambient * (0.72 + 0.4 * sky) + params.lamp * wrapped, params.gloss * gloss], axis=-1)
-
-
-__all__ = ["ARC", "hem", "patches", "shade"]
+    facing = (nx * lx + ny * ly + nz * lz) * scale
+    half = np.array([lx, ly, lz - 1.0])
+    half /= np.sqrt((half**2).sum()) + 1e-9
+    gloss = np.maximum((nx * half[0] + ny * half[1] + nz * half[2]) * scale, 0.0) ** 20
+    sky = 0.92 - 0.2 * ny * scale
+    light = params.ambient * sky + params.lamp * np.maximum((facing + 0.25) / 1.25, 0.0) + params.gloss * gloss
+    return np.asarray(light.reshape(TALL, WIDE) * _SHADED, np.float32)

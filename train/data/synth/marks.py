@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.synth.camera import Points, rotate, rotation
+from train.data.synth.camera import Points, perspective, rotate, rotation
 from train.data.synth.head import ARC, TEMPLATE, Places, face_vertices, to_uv
-from train.data.synth.params import SHAPE_NAMES, FaceParams
+from train.data.synth.params import HEM_COLUMNS, SHAPE_NAMES, FaceParams
 
 Array = NDArray[np.float64]
 SIDES = (-1.0, 1.0)
@@ -23,7 +23,7 @@ SIDES = (-1.0, 1.0)
 
 # ---- contour -------------------------------------------------------------------------------------------------------
 
-_JAW_U = (104.0, 104.5, 104.5, 104.0, 103.5, 102.5, 100.5, 97.0, 91.5, 84.0, 75.0, 65.0, 54.0, 42.0, 29.0, 15.0, 0.0)
+_JAW_U = (104.0, 104.5, 104.5, 104.0, 103.5, 102.5, 101.0, 98.0, 92.5, 83.0, 70.0, 56.0, 42.0, 30.0, 19.0, 9.5, 0.0)
 _JAW_V = (-2.5, 6.8, 16.0, 25.2, 34.4, 43.5, 52.4, 61.0, 69.4, 77.3, 84.6, 91.4, 97.6, 103.0, 107.5, 110.5, 111.5)
 _STEPS = 16
 
@@ -49,8 +49,7 @@ _PATHS, _OUTWARD = _contour_paths()
 def contour(vertices: Array, turn: Array, distance: float) -> tuple[Array, Array]:
     """The 33 contour points of a turned face: projected millimetres (33, 2) and head coordinates (33, 3)."""
     path = _PATHS.on(vertices)
-    turned = rotate(path, turn)
-    flat = turned[..., :2] if np.isinf(distance) else turned[..., :2] * (distance / (distance + turned[..., 2:]))
+    flat = perspective(rotate(path, turn), distance)
     up = np.array([turn[0, 1], turn[1, 1]])
     norm = np.sqrt((up**2).sum())
     c, s = (up[1] / norm, -up[0] / norm) if norm > 1e-6 else (1.0, 0.0)
@@ -204,8 +203,7 @@ def mark(params: FaceParams) -> Marks:
     turn = rotation(params.angles)
     shape = features(params)
     inner = Places.at(shape.uv).on(vertices)
-    turned = rotate(inner, turn)
-    flat = turned[:, :2] * (params.distance / (params.distance + turned[:, 2:]))
+    flat = perspective(rotate(inner, turn), params.distance)
     outline, outline_solid = contour(vertices, turn, params.distance)
     return Marks(np.concatenate([outline, flat]), np.concatenate([outline_solid, inner]), vertices, shape, turn)
 
@@ -234,7 +232,9 @@ def neutral(angles: Sequence[float] = (0.0, 0.0, 0.0), distance: float = 1e7) ->
         eye_gap=0.0, eye_size=1.0, eye_height=1.0, eye_tilt=0.0, eye_open=(1.0, 1.0), gaze=(0.0, 0.0), brow_lift=(0.0, 0.0),
         brow_frown=0.0, brow_thick=1.0, brow_arch=0.0, mouth_width=0.0, mouth_shift=0.0, lip_upper=1.0, lip_lower=1.0,
         mouth_open=0.0, smile=0.0, smirk=0.0, pucker=0.0, skin=(118.0, 152.0, 204.0), iris=(40.0, 70.0, 100.0),
-        hair=(26.0, 38.0, 58.0), hair_style="short", hair_volume=0.5, beard=0.0, moustache=0.0, age=0.2, freckles=0.0,
+        hair=(26.0, 38.0, 58.0), hair_style="short", hair_volume=0.5,
+        hair_hem=np.zeros(HEM_COLUMNS),
+        hair_part=0.0, beard=0.0, moustache=0.0, age=0.2, freckles=0.0,
         lipstick=0.0, lipstick_colour=grey, eye_shadow=0.0, eye_shadow_colour=grey, blush=0.0, liner=0.0,
         light=(0.2, -0.4, -0.89), ambient=0.6, lamp=0.5, tint=(1.0, 1.0, 1.0), exposure=1.0, contrast=1.0, gloss=0.1,
         occluder="none", blur="none", blur_amount=0.0, noise=0.0, attributes=(False,) * 6,

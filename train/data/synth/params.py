@@ -32,6 +32,7 @@ SHAPE_NAMES = (
 )
 """Coefficients of the shape basis, in the order of `head.BASIS`."""
 
+HEM_COLUMNS = 25
 OCCLUDERS = ("none", "glasses", "sunglasses", "hand", "mask", "object", "strands")
 HAIR_STYLES = ("bald", "short", "receding", "fringe", "long", "bob", "curly", "hat")
 
@@ -78,6 +79,9 @@ class FaceParams:
     hair: tuple[float, float, float]
     hair_style: str
     hair_volume: float
+    hair_hem: NDArray[np.float64]
+    """Unevenness of the hair's lower edge, one value per column of the hair shell."""
+    hair_part: float
     beard: float
     moustache: float
     age: float
@@ -306,6 +310,8 @@ def draw(seed: int, index: int) -> FaceParams:
         hair=(float(hair[0]), float(hair[1]), float(hair[2])),
         hair_style=_pick(rng, styles),
         hair_volume=float(rng.uniform(0.2, 1.0)),
+        hair_hem=rng.normal(0.0, 0.8, HEM_COLUMNS),
+        hair_part=float(rng.normal(0, 0.5)),
         beard=beard,
         moustache=moustache,
         age=age,

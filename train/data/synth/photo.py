@@ -1,6 +1,8 @@
-"""The photo around the head: background, occluders, light of the whole picture, lens and sensor."""
+"""The photo around the head: background, bust, things in front of the face, then exposure, lens and sensor."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -8,8 +10,10 @@ from numpy.typing import NDArray
 
 from runtime.images import Image
 from train.data.synth.atlas import paint
-from train.data.synth.figure import patches
+from train.data.synth.camera import perspective
+from train.data.synth.figure import FACE, STYLES, light_places, lighting, sheet
 from train.data.synth.marks import Marks
+from train.data.synth.occluders import cover
 from train.data.synth.params import FaceParams, generator
 from train.data.synth.raster import rasterise
 
@@ -17,74 +21,103 @@ Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 
 
-def background(rng: np.random.Generator, size: int) -> Float:
-    """A gradient with blobs, bars and cloudy noise."""
-    low = rng.uniform(10, 235, (2, 2, 3)).astype(np.float32)
-    if rng.random() < 0.6:
-        low = low.mean(axis=(0, 1)) + (low - low.mean(axis=(0, 1))) * 0.35
-    picture = cv2.resize(low, (size, size), interpolation=cv2.INTER_LINEAR)
-    cells = int(rng.integers(3, 24))
-    cloud = rng.normal(0, 1, (cells, cells, 3)).astype(np.float32)
-    cloud += cloud.mean(axis=2, keepdims=True) * 1.5
-    picture += cv2.resize(cloud, (size, size), interpolation=cv2.INTER_LINEAR) * np.float32(rng.uniform(0, 22))
-    for _ in range(int(rng.integers(0, 7))):
-        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
-        x, y, w, h = (
-            (int(v) for v in rng.uniform(-0.2, 1.0, 2).tolist() + rng.uniform(0.05, 0.6, 2).tolist())
-            if False
-            else (0, 0, 0, 0)
-        )
-        x, y = (int(v) for v in rng.uniform(-0.1, 1.1, 2) * size)
-        w, h = (int(v) for v in rng.uniform(0.05, 0.45, 2) * size)
-        if rng.random() < 0.5:
-            cv2.ellipse(
-                picture, (x, y), (w // 2 + 1, h // 2 + 1), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_8
-            )
-        else:
-            box = cv2.boxPoints(((x, y), (w, h * 2), float(rng.uniform(0, 180))))
-            cv2.fillConvexPoly(picture, np.round(box).astype(np.int32), colour, cv2.LINE_8)
-    soft = float(rng.uniform(0.4, 4.0)) * size / 160
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), soft), np.float32)
+@lru_cache(maxsize=1)
+def _light_maps() -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    x, y = light_places()
+    return cv2.convertMaps(x, y, cv2.CV_16SC2)  # type: ignore[return-value]
 
 
-def _shoulders(
-    picture: Float, marks: Marks, params: FaceParams, scale: float, centre: Array, rng: np.random.Generator
-) -> None:
-    """A clothed bust under the head."""
-    size = picture.shape[0]
-    t = np.linspace(-1, 1, 13)
-    drop = np.abs(t) ** 2.4 * 55 + 168 - 14 * (np.abs(t) < 0.2)
-    shape = np.stack([t * 215, drop], -1)
-    ring = np.concatenate([shape, [[240.0, 600.0], [-240.0, 600.0]]]) * scale + centre
-    colour = tuple(float(c) for c in rng.uniform(15, 235, 3) * params.ambient * 1.4)
-    cv2.fillPoly(picture, [np.round(ring * 16).astype(np.int32)], colour, cv2.LINE_8, 4)
-    del size
+@lru_cache(maxsize=1)
+def _static() -> NDArray[np.int8]:
+    """Sensor noise, standard deviation 42; each photo takes another window."""
+    rng = np.random.Generator(np.random.PCG64(31))
+    return np.clip(np.rint(rng.normal(0, 42, (400, 400, 3))), -127, 127).astype(np.int8)
 
 
 def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: int, index: int, size: int) -> Image:
     """The photo of one face, BGR uint8 (size, size, 3)."""
     rng = generator(seed, index, 1)
-    picture = background(rng, size)
-    _shoulders(picture, marks, params, scale, centre, rng)
-    skin = paint(params, marks.features, rng)
-    seen = rasterise(patches(params, marks, scale, centre), size)
-    colours = cv2.remap(skin, seen.atlas_x, seen.atlas_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    light = seen.shade[..., :1]
-    gloss = seen.shade[..., 1:] * 255
-    colours = (colours * light + gloss) * np.asarray(params.tint, np.float32)
+    picture = _background(rng, size)
+    _shoulders(picture, params, scale, centre, rng)
+    skin, shadows = paint(params, marks.features, rng)
+    turned = sheet(params, marks.vertices, marks.turn)
+    screen = perspective(turned, params.distance) * scale + centre
+    seen = rasterise(turned, screen, size, STYLES[params.hair_style].hanging)
+    light = cv2.remap(lighting(params, turned), *_light_maps(), cv2.INTER_LINEAR) * shadows
+    lit = cv2.remap(
+        light,
+        seen.x * np.float32(0.5) - np.float32(0.25),
+        seen.y * np.float32(0.5) - np.float32(0.25),
+        cv2.INTER_LINEAR,
+    )
+    colours = cv2.remap(skin, seen.x, seen.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    colours = cv2.multiply(colours, cv2.merge([lit * np.float32(t) for t in params.tint]), dtype=cv2.CV_8U)
     height, width = seen.covered.shape
     part = picture[seen.y0 : seen.y0 + height, seen.x0 : seen.x0 + width]
-    cover = cv2.GaussianBlur(seen.covered * np.uint8(255), (3, 3), 0).astype(np.float32)[..., None] / 255
-    part += (colours - part) * (cover * seen.covered[..., None])
-    return develop(picture, params, rng)
+    edge = cv2.blur(seen.covered.astype(np.float32), (3, 3)) * seen.covered
+    part[:] = cv2.blendLinear(colours, np.ascontiguousarray(part), edge, 1 - edge)
+    if params.occluder not in ("none", "mask"):
+        cover(picture, params, marks, turned[FACE], scale, centre, rng)
+    return _develop(picture, params, rng)
 
 
-def develop(picture: Float, params: FaceParams, rng: np.random.Generator) -> Image:
+def _background(rng: np.random.Generator, size: int) -> Image:
+    """A gradient with clouds, discs and bars; drawn small, because backgrounds are out of focus."""
+    small = max(24, size // 2)
+    corners = rng.uniform(10, 235, (2, 2, 3))
+    if rng.random() < 0.7:
+        corners = corners.mean(axis=(0, 1)) + (corners - corners.mean(axis=(0, 1))) * 0.4
+    if rng.random() < 0.6:
+        corners = corners * 0.3 + corners.mean(axis=2, keepdims=True) * 0.7
+    picture = cv2.resize(corners.astype(np.float32), (small, small), interpolation=cv2.INTER_LINEAR)
+    cells = int(rng.integers(3, 28))
+    cloud = rng.normal(0, 1, (cells, cells, 1)) * 1.2 + rng.normal(0, 0.5, (cells, cells, 3))
+    cloud = cv2.resize(cloud.astype(np.float32), (small, small), interpolation=cv2.INTER_LINEAR)
+    picture = cv2.addWeighted(picture, 1.0, cloud, float(rng.uniform(0, 20)), 0.0)
+    drawn = np.clip(picture, 0, 255).astype(np.uint8)
+    count = int(rng.integers(0, 7))
+    muted = rng.uniform(0.1, 1.0)
+    for row in rng.random((count, 8)):
+        x, y = int((row[0] * 1.2 - 0.1) * small), int((row[1] * 1.2 - 0.1) * small)
+        w, h = row[2] * 0.4 * small + 2, row[3] * 0.4 * small + 2
+        grey = 255 * row[5]
+        colour = [grey + (255 * c - grey) * muted for c in row[5:8].tolist()]
+        if row[4] < 0.4:
+            cv2.ellipse(drawn, ((x, y), (w, h), row[4] * 450), colour, -1, cv2.LINE_8)
+        else:
+            box = cv2.boxPoints(((x, y), (w, h * 2.5), row[4] * 300))
+            cv2.fillConvexPoly(drawn, np.rint(box).astype(np.int32), colour, cv2.LINE_8)
+    if rng.random() < 0.7:
+        drawn = cv2.blur(drawn, (3, 3) if rng.random() < 0.5 else (5, 5))
+    return np.asarray(cv2.resize(drawn, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+_BUST = np.concatenate(
+    [
+        np.stack([np.linspace(-1, 1, 13) * 215, np.abs(np.linspace(-1, 1, 13)) ** 2.3 * 62 + 150], -1),
+        [[245.0, 700.0], [-245.0, 700.0]],
+    ]
+)
+_COLLAR = np.array([[-46.0, 148.0], [46.0, 148.0], [30.0, 190.0], [0.0, 205.0], [-30.0, 190.0]])
+
+
+def _shoulders(picture: Image, params: FaceParams, scale: float, centre: Array, rng: np.random.Generator) -> None:
+    """A clothed bust behind the neck."""
+    level = params.ambient + 0.5 * params.lamp
+    colour = [float(c) * level for c in rng.uniform(15, 225, 3)]
+    cv2.fillPoly(picture, [np.rint((_BUST * scale + centre) * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+    seam = [c * 0.75 for c in colour]
+    cv2.polylines(picture, [np.rint((_COLLAR * scale + centre) * 16).astype(np.int32)], True, seam, 2, cv2.LINE_AA, 4)
+
+
+def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Image:
     """Exposure, lens and sensor."""
     size = picture.shape[0]
-    if params.exposure != 1.0 or params.contrast != 1.0:
-        middle = 128.0 * params.exposure
-        picture = picture * np.float32(params.exposure * params.contrast) + np.float32(middle * (1 - params.contrast))
+    gain = params.exposure * params.contrast
+    if gain != 1.0:
+        lift = 128.0 * params.exposure * (1 - params.contrast)
+        table = np.clip(np.rint(np.arange(256) * gain + lift), 0, 255).astype(np.uint8)
+        picture = cv2.LUT(picture, table)
     if params.blur == "gauss":
         picture = cv2.GaussianBlur(picture, (0, 0), params.blur_amount * 2.6 * size / 160 + 0.2)
     elif params.blur == "small":
@@ -93,17 +126,21 @@ def develop(picture: Float, params: FaceParams, rng: np.random.Generator) -> Ima
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
     elif params.blur == "motion":
         picture = _motion(picture, params.blur_amount * 9 * size / 160 + 2, float(rng.uniform(0, np.pi)))
-    if params.noise > 0:
-        noise = rng.integers(-128, 128, picture.shape, dtype=np.int8)
-        picture = picture + noise * np.float32(params.noise / 74.0)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    if params.noise > 0.3:
+        static = _static()
+        y, x = (int(v) for v in rng.integers(0, max(1, 400 - size), 2))
+        window = static[y : y + size, x : x + size]
+        if window.shape != picture.shape:
+            window = cv2.resize(static, (size, size), interpolation=cv2.INTER_NEAREST)
+        picture = cv2.addWeighted(picture, 1.0, window, params.noise / 42.0, 0.0, dtype=cv2.CV_8U)
+    return np.asarray(picture, np.uint8)
 
 
-def _motion(picture: Float, length: float, angle: float) -> Float:
+def _motion(picture: Image, length: float, angle: float) -> Image:
     side = int(length) | 1
     kernel = np.zeros((side, side), np.float32)
     middle = (side - 1) / 2
     dx, dy = np.cos(angle) * middle, np.sin(angle) * middle
     ends = [(round((middle + s * dx) * 16), round((middle + s * dy) * 16)) for s in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, 4)
-    return np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum()), np.float32)
+    return np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum()), np.uint8)
