@@ -122,13 +122,14 @@ def model_of(checkpoint: Checkpoint, where: str = "checkpoint") -> nn.Module:
             outline = build(checkpoint.spec, fused=fused)
     except UsageError as error:
         raise InputError(f"{where}: {error}") from error
-    _refuse_misfit(outline.state_dict(), checkpoint.weights, where)
+    refuse_misfit(outline.state_dict(), checkpoint.weights, where)
     model = build(checkpoint.spec, fused=fused)
     model.load_state_dict(checkpoint.weights, strict=True)
     return model.eval()
 
 
-def _refuse_misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+def refuse_misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Say what does not fit when weights and the network they are meant for differ."""
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
     if missing or extra:

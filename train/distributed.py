@@ -68,13 +68,14 @@ def average_gradients(team: Team, parameters: Iterable[Tensor], extra: Sequence[
 
 @contextmanager
 def join(device: str) -> Iterator[Team]:
-    """Join the processes that torchrun started, if it did: gloo on the CPU, nccl on GPUs."""
+    """Join the processes that torchrun started, if it did: gloo on the CPU, nccl on GPUs; device as in the recipe."""
     size = _number("WORLD_SIZE", 1)
     if size == 1:
         yield Team()
         return
     team = Team(_number("RANK", 0), size, _number("LOCAL_RANK", 0))
-    dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield team
     finally:

@@ -63,8 +63,8 @@ class DataRecipe:
 
     train: tuple[str, ...] = _option(
         (),
-        "training faces: a data folder, a list file, a pack, or synth:COUNT[@SEED]; "
-        "a trailing :WEIGHT shows them that many times per epoch (0.5 = half of them); may be repeated",
+        "training faces: a data folder, a list file, a pack, or synth:COUNT (synth:COUNT@SEED); "
+        "a trailing :WEIGHT (default 1) shows its faces that many times as often as others; may be repeated",
         flag="data",
     )
     val: tuple[str, ...] = _option((), "validation faces; without any, a part of the training photos", flag="val-data")
@@ -79,7 +79,12 @@ class DataRecipe:
 class AugmentRecipe:
     """How training faces are varied."""
 
-    strength: float = _option(1.0, "0 = faces as they are, 1 = the standard set", flag="augment", low=0, high=3)
+    preset: str = _option(
+        "default", "how much faces are varied", flag="augment", choices=("none", "light", "default", "strong")
+    )
+    change: tuple[str, ...] = _option(
+        (), "change one value of the preset: NAME=NUMBER or NAME=LOW,HIGH; may be repeated", flag="augment-change"
+    )
 
 
 @dataclass(frozen=True)

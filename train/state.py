@@ -1,0 +1,197 @@
+"""All that moves while a model trains, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import CheckFailedError, InputError
+from runtime.spec import ModelSpec
+from train.average import Average
+from train.checkpoint import Checkpoint
+from train.machine import Machine
+from train.models.pose import AuxiliaryNet
+from train.models.zoo import build
+from train.recipe import OptimizerRecipe, Recipe
+from train.rundir import Row
+from train.schedule import Schedule
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    batch: int = 0
+    """Finished batches of the epoch under way."""
+    step: int = 0
+    """Finished steps of the whole run."""
+    best_nme: float = float("inf")
+    best_epoch: int = 0
+    rows: list[Row] = field(default_factory=list)
+    """The log, a row per finished epoch."""
+    totals: tuple[float, float] = (0.0, 0.0)
+    """Sums of loss and NME over the finished batches of the epoch under way."""
+
+
+class TrainingState:
+    """Model, average, optimizer, schedule, scaler and progress."""
+
+    def __init__(self, recipe: Recipe, spec: ModelSpec, machine: Machine, steps_per_epoch: int, faces: str) -> None:
+        self.recipe, self.spec, self.machine, self.faces = recipe, spec, machine, faces
+        self.model = build(spec).to(machine.device)
+        if machine.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pose: AuxiliaryNet | None = None
+        if recipe.loss.aux_pose:
+            self.pose = AuxiliaryNet(int(self.model.stage_channels)).to(machine.device)  # type: ignore[arg-type]
+        self.modules = nn.ModuleList([self.model] if self.pose is None else [self.model, self.pose])
+        self.parameters = list(self.modules.parameters())
+        self.average = Average(self.model, recipe.average.decay) if recipe.average.decay else None
+        self.optimizer = make_optimizer(self.modules, recipe.optimizer)
+        self.schedule = Schedule(recipe.schedule, steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.needs_scaler)
+        self.progress = Progress()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Landmarks (B, 2N), and the auxiliary net's guess of the head pose where it is trained along."""
+        if self.pose is None:
+            return self.model(images), None
+        landmarks, stage = self.model.forward_with_stage(images)  # type: ignore[operator]
+        return landmarks, self.pose(stage)
+
+    def describe(self) -> str:
+        """The network in words."""
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        spec = self.spec
+        return f"{spec.architecture}, width {spec.width:g}, {spec.input_size} px, {millions:.3f} M weights in training"
+
+    def set_rate(self) -> float:
+        """Give the optimizer the learning rate of the coming step."""
+        rate = self.recipe.optimizer.lr * self.schedule.factor(self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    @property
+    def shipped_weights(self) -> dict[str, Tensor]:
+        """What gets measured and shipped: the average where there is one."""
+        return self.model.state_dict() if self.average is None else self.average.weights
+
+    def checkpoint(self) -> Checkpoint:
+        """This moment as a checkpoint; a diverged model is refused, so that a good file is never replaced by it."""
+        model = self.model.state_dict()
+        for weights in (model, self.shipped_weights):
+            for name, tensor in weights.items():
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise CheckFailedError(
+                        f"weight {name} became NaN or infinite; nothing was saved over the last checkpoint"
+                    )
+        progress = self.progress
+        return Checkpoint(
+            kind="multi-branch",
+            spec=self.spec,
+            model=model,
+            ema=None if self.average is None else self.average.weights,
+            recipe=self.recipe.to_dict(),
+            progress={
+                "epoch": progress.epoch,
+                "batch": progress.batch,
+                "step": progress.step,
+                "best_nme": progress.best_nme,
+                "best_epoch": progress.best_epoch,
+                "totals": progress.totals,
+                "rows": [dict(row) for row in progress.rows],
+                "faces": self.faces,
+                "threads": torch.get_num_threads(),
+            },
+            state={
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average_steps": 0 if self.average is None else self.average.steps,
+                "pose": {} if self.pose is None else self.pose.state_dict(),
+                "random": _random_state(self.machine),
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint, where: str) -> None:
+        """Go on exactly where the checkpoint was taken."""
+        progress, state = checkpoint.progress, checkpoint.state
+        if not state:
+            raise InputError(
+                f"{where}: holds weights but no training state, so it cannot be resumed; start from it with --init"
+            )
+        if progress.get("faces") != self.faces:
+            raise InputError(
+                f"{where}: the training faces changed since it was written (files, labels, split, weights), so the run "
+                "cannot go on as it was; start a new one with --init from its best.ckpt"
+            )
+        try:
+            self.model.load_state_dict(checkpoint.model, strict=True)
+            if self.average is not None and checkpoint.ema is not None:
+                self.average.load(checkpoint.ema, state["average_steps"])
+            if self.pose is not None:
+                self.pose.load_state_dict(state["pose"], strict=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            _restore_random(state["random"], self.machine)
+            self.progress = Progress(
+                epoch=progress["epoch"],
+                batch=progress["batch"],
+                step=progress["step"],
+                best_nme=progress["best_nme"],
+                best_epoch=progress["best_epoch"],
+                rows=list(progress["rows"]),
+                totals=tuple(progress["totals"]),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"{where}: its training state does not fit this run ({reason})") from error
+
+    def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Take over weights, not the state of training."""
+        from train.checkpoint import refuse_misfit
+
+        refuse_misfit(self.model.state_dict(), weights, where)
+        self.model.load_state_dict(dict(weights), strict=True)
+        if self.average is not None:
+            self.average = Average(self.model, self.recipe.average.decay)
+
+
+def make_optimizer(modules: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """The optimizer; norms and biases are spared from decay."""
+    weights = [p for p in modules.parameters() if p.ndim > 1]
+    others = [p for p in modules.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if recipe.name == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+    kind = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def _random_state(machine: Machine) -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": None if machine.is_cpu else torch.cuda.get_rng_state(machine.device),
+        "python": (version, numbers, gauss),
+    }
+
+
+def _restore_random(state: Mapping[str, Any], machine: Machine) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and not machine.is_cpu:
+        torch.cuda.set_rng_state(state["cuda"], machine.device)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
