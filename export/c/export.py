@@ -1,0 +1,75 @@
+"""ONNX model + spec -> the C package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from export.c.emit import ISAS, emit, model_sha256
+from export.c.names import check_prefix
+from export.c.passes import optimise
+from export.c.plan import Tuning, make_plan
+from export.c.read import read
+from runtime.errors import InputError, UsageError
+from runtime.files import write_text
+from runtime.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class COptions:
+    """What a user may choose."""
+
+    isas: tuple[str, ...] = tuple(ISAS)
+    max_ram: int | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True)
+class CReport:
+    """What was written."""
+
+    files: tuple[Path, ...]
+    arena_bytes: int
+    arena_lower_bound: int
+    weight_bytes: int
+    macs: int
+    layers: tuple[str, ...]
+    model_sha256: str
+
+
+def export_c(
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    directory: Path | str,
+    *,
+    prefix: str = "lm",
+    precision: Literal["fp32", "int8"] = "fp32",
+    options: COptions | None = None,
+) -> CReport:
+    """Write header and source into `directory`; nothing is written when anything is wrong."""
+    options = options or COptions()
+    check_prefix(prefix)
+    if unknown := set(options.isas) - set(ISAS):
+        raise UsageError(f"unknown instruction set {sorted(unknown)[0]!r}; known: {', '.join(ISAS)}")
+    graph = optimise(read(model))
+    if graph.input.shape.height != spec.input_size or graph.output.shape.channels != 2 * spec.points:
+        raise InputError(
+            f"C export: the model maps {graph.input.shape.height} px to {graph.output.shape.channels} values, "
+            f"the spec says {spec.input_size} px and {2 * spec.points}"
+        )
+    plan = make_plan(graph, options.tuning)
+    sha = model_sha256(model.SerializeToString(deterministic=True))
+    isas = tuple(isa for isa in ISAS if isa in options.isas or isa == "scalar")
+    sources = emit(plan, spec, sha, prefix, isas)
+    if options.max_ram is not None and sources.arena > options.max_ram:
+        raise InputError(f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}")
+    target = Path(directory)
+    files = (target / "landmarks.h", target / "landmarks.c")
+    write_text(files[0], sources.header)
+    write_text(files[1], sources.source)
+    return CReport(
+        files, sources.arena, plan.lower_bound, sources.weight_bytes, graph.macs, tuple(sources.layers), sha
+    )

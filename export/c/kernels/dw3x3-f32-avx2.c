@@ -1,0 +1,35 @@
+/* Reference of the depthwise 3x3 row. */
+#include "kernel.h"
+
+static void lm_dw_avx2(const lm_dw_args *a)
+{
+    for (int v = 0; v < a->vectors; v++) {
+        const size_t lane = (size_t)v * LM_VECTOR;
+        const float *w = a->w + lane * 9;
+        for (int ox = 0; ox < a->out_width; ox++) {
+            float acc[LM_VECTOR];
+            float *y = a->y + (size_t)ox * a->y_step + lane;
+            for (int i = 0; i < LM_VECTOR; i++) {
+                acc[i] = a->bias[lane + (size_t)i];
+            }
+            for (int dx = 0; dx < 3; dx++) {
+                const int ix = ox * a->stride + dx - 1;
+                if (ix < 0 || ix >= a->in_width) {
+                    continue;
+                }
+                for (int dy = 0; dy < 3; dy++) {
+                    if (a->x[dy] != NULL) {
+                        const float *x = a->x[dy] + (size_t)ix * a->x_step + lane;
+                        const float *tap = w + (dy * 3 + dx) * LM_VECTOR;
+                        for (int i = 0; i < LM_VECTOR; i++) {
+                            acc[i] += x[i] * tap[i];
+                        }
+                    }
+                }
+            }
+            for (int i = 0; i < LM_VECTOR; i++) {
+                y[i] = a->relu && acc[i] < 0.0f ? 0.0f : acc[i];
+            }
+        }
+    }
+}

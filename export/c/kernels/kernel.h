@@ -1,0 +1,51 @@
+/* What every kernel shares. Maps are NHWC; a pixel is a run of lanes, 16 floats at a time, so that vectors never need a tail. */
+#ifndef LM_KERNEL_H
+#define LM_KERNEL_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef LM_VECTOR
+#define LM_VECTOR 16
+#endif
+
+/* A run of input channels; the same run of the next pixel lies x_step further on. */
+typedef struct lm_span {
+    const float *x;
+    size_t length;
+} lm_span;
+
+/* Matrix product of pixels and packed weights: y[p][n] = act(bias[n] + add[p][n] + sum_k x[p][k] * w[k][n]).
+   The k of one pixel lie in runs. Weights are packed in panels of 1..4 vectors: [panel][k][16 * vectors]. */
+typedef struct lm_gemm_args {
+    const lm_span *runs;
+    int run_count;
+    size_t x_step;
+    size_t k_total;
+    const float *w;
+    const float *bias;
+    float *y;
+    size_t y_step;
+    const float *add; /* NULL: nothing to add */
+    size_t add_step;
+    int vectors;
+    int pixels;
+    int relu;
+} lm_gemm_args;
+
+/* One output row of a 3x3 depthwise convolution, padding 1. A row outside the map is NULL. Weights: [vector][tap][16]. */
+typedef struct lm_dw_args {
+    const float *x[3];
+    size_t x_step;
+    int in_width;
+    int stride;
+    const float *w;
+    const float *bias;
+    float *y;
+    size_t y_step;
+    int out_width;
+    int vectors;
+    int relu;
+} lm_dw_args;
+
+#endif

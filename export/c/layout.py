@@ -1,0 +1,112 @@
+"""Where channels lie inside a pixel: concat elimination, and one common layout for maps that are added or convolved depthwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Tensor
+from runtime.errors import InputError
+
+VECTOR = 16
+"""Lanes are handed out in runs of this many, so that no kernel ever needs a remainder."""
+
+
+def padded(count: int, step: int = VECTOR) -> int:
+    return -(-count // step) * step
+
+
+@dataclass(frozen=True)
+class Pixel:
+    """Channel counts of the runs in a pixel; every run starts at a multiple of VECTOR lanes."""
+
+    runs: tuple[int, ...]
+
+    @property
+    def lanes(self) -> int:
+        return sum(padded(count) for count in self.runs)
+
+    @property
+    def vectors(self) -> int:
+        return self.lanes // VECTOR
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first lane, channels) of each run."""
+        spans, lane = [], 0
+        for count in self.runs:
+            spans.append((lane, count))
+            lane += padded(count)
+        return spans
+
+    def lane_of_channel(self) -> list[int]:
+        return [lane + i for lane, count in self.spans() for i in range(count)]
+
+
+class Layouts:
+    """Decides every tensor's pixel; `parent` tells in which concat, and at which lane, a tensor is written."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._group: dict[int, int] = {}
+        self._tensors: dict[int, Tensor] = {}
+        for layer in graph.layers:
+            for tensor in (*layer.inputs, layer.output):
+                self._group.setdefault(id(tensor), id(tensor))
+                self._tensors[id(tensor)] = tensor
+        for layer in graph.layers:
+            for tensor in _same_layout(layer):
+                self._join(tensor, layer.output)
+        self._concats = {id(layer.output): layer for layer in graph.layers if isinstance(layer, Concat)}
+        self._pixels: dict[int, Pixel] = {}
+        self.parent: dict[int, tuple[Tensor, int]] = {}
+        for layer in self._concats.values():
+            self._place(layer)
+
+    def _root(self, key: int) -> int:
+        while self._group[key] != key:
+            key = self._group[key]
+        return key
+
+    def _join(self, a: Tensor, b: Tensor) -> None:
+        self._group[self._root(id(a))] = self._root(id(b))
+
+    def pixel(self, tensor: Tensor, depth: int = 0) -> Pixel:
+        """The layout of a tensor's pixel."""
+        root = self._root(id(tensor))
+        if root in self._pixels:
+            return self._pixels[root]
+        if depth > 64:
+            raise InputError("C export: concatenations nest too deeply")
+        wanted = {
+            Pixel(tuple(run for part in self._concats[key].inputs for run in self.pixel(part, depth + 1).runs))
+            for key in self._concats
+            if self._root(key) == root
+        }
+        if len(wanted) > 1:
+            raise InputError(f"C export: {tensor.name!r}: maps that are added are concatenated from different parts")
+        self._pixels[root] = wanted.pop() if wanted else Pixel((tensor.shape.channels,))
+        return self._pixels[root]
+
+    def _place(self, concat: Layer) -> None:
+        lane = 0
+        for part in concat.inputs:
+            if id(part) in self.parent or part is self.graph.input:
+                raise InputError(f"C export: {part.name!r} is concatenated more than once")
+            self.parent[id(part)] = (concat.output, lane)
+            lane += self.pixel(part).lanes
+
+    def home(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """The outermost tensor that a tensor is part of, and its first lane there."""
+        lane = 0
+        while id(tensor) in self.parent:
+            tensor, more = self.parent[id(tensor)]
+            lane += more
+        return tensor, lane
+
+
+def _same_layout(layer: Layer) -> list[Tensor]:
+    """Inputs whose pixel must look like the output's."""
+    if isinstance(layer, (Depthwise, Pool, Add)):
+        return layer.inputs
+    if isinstance(layer, Dense):
+        return layer.inputs[1:]
+    return []

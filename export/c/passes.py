@@ -1,0 +1,106 @@
+"""Graph passes: each takes a graph and leaves one that computes the same with less work."""
+
+from __future__ import annotations
+
+from export.c.ir import Add, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
+from runtime.errors import InputError
+
+
+def fuse_relu(graph: Graph) -> None:
+    """Let the layer before an activation apply it while its result is still in registers."""
+    for layer in [x for x in graph.layers if isinstance(x, Relu)]:
+        source = layer.inputs[0]
+        producer = graph.producer(source)
+        if (
+            isinstance(producer, (Dense, Depthwise, Add))
+            and len(graph.consumers(source)) == 1
+            and source is not graph.output
+        ):
+            producer.relu = True
+            producer.output = layer.output
+            graph.layers.remove(layer)
+        elif isinstance(producer, (Dense, Depthwise, Add)) and producer.relu:
+            _replace(graph, layer.output, source)
+            graph.layers.remove(layer)
+        else:
+            raise InputError(
+                f"C export: Relu {layer.name!r} does not follow a convolution or sum that nobody else reads"
+            )
+
+
+def _replace(graph: Graph, old: Tensor, new: Tensor) -> None:
+    for layer in graph.layers:
+        layer.inputs = [new if tensor is old else tensor for tensor in layer.inputs]
+    if graph.output is old:
+        graph.output = new
+
+
+def drop_dead(graph: Graph) -> None:
+    """Remove layers whose result nobody needs."""
+    needed = {id(graph.output)}
+    kept = []
+    for layer in reversed(graph.layers):
+        if id(layer.output) in needed:
+            needed.update(id(tensor) for tensor in layer.inputs)
+            kept.append(layer)
+    graph.layers = kept[::-1]
+
+
+def fuse_add(graph: Graph) -> None:
+    """Let a convolution start its sums from the other operand of an addition."""
+    for layer in [x for x in graph.layers if isinstance(x, Add)]:
+        place = graph.layers.index(layer)
+        for own, other in ((layer.inputs[1], layer.inputs[0]), (layer.inputs[0], layer.inputs[1])):
+            conv = graph.producer(own)
+            alone = len(graph.consumers(own)) == 1 and own is not other and own is not graph.output
+            if isinstance(conv, Dense) and not conv.relu and len(conv.inputs) == 1 and alone:
+                conv.inputs.append(other)
+                conv.output, conv.relu = layer.output, layer.relu
+                conv.name = f"{conv.name} + {layer.name}"
+                graph.layers[place] = conv
+                graph.layers.remove(conv)  # its first place
+                break
+
+
+def pools_follow_producers(graph: Graph) -> None:
+    """Move each pool right behind the layer that it reads, so that it sums rows while they are hot."""
+    for pool in [x for x in graph.layers if isinstance(x, Pool)]:
+        producer = graph.producer(pool.inputs[0])
+        graph.layers.remove(pool)
+        place = graph.layers.index(producer) + 1 if producer is not None else 0
+        graph.layers.insert(place, pool)
+
+
+def check(graph: Graph) -> None:
+    """Every layer reads what was made before it."""
+    made: set[int] = {id(graph.input)}
+    for layer in graph.layers:
+        missing = [tensor.name for tensor in layer.inputs if id(tensor) not in made]
+        if missing:
+            raise InputError(f"C export: layer {layer.name!r} reads {missing[0]!r} before it is made")
+        made.add(id(layer.output))
+
+
+def optimise(graph: Graph) -> Graph:
+    """All passes in order."""
+    drop_dead(graph)
+    fuse_relu(graph)
+    fuse_add(graph)
+    pools_follow_producers(graph)
+    check(graph)
+    return graph
+
+
+def describe(layer: Layer) -> str:
+    """One line for reports: what the layer does on which shape."""
+    shape = layer.output.shape
+    if isinstance(layer, Dense):
+        source = layer.inputs[0].shape
+        kind = "fc" if source.height == 1 and source.width == 1 else f"conv{layer.kernel}x{layer.kernel}"
+        text = f"{kind} {source.channels}->{shape.channels}" + (f" s{layer.stride}" if layer.stride > 1 else "")
+        text += " +add" if len(layer.inputs) > 1 else ""
+    elif isinstance(layer, Depthwise):
+        text = f"dw3x3 {shape.channels}" + (f" s{layer.stride}" if layer.stride > 1 else "")
+    else:
+        text = f"{type(layer).__name__.lower()} {shape.channels}"
+    return f"{text}{' relu' if getattr(layer, 'relu', False) else ''} @{shape.height}x{shape.width}"

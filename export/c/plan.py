@@ -1,0 +1,331 @@
+"""When each row is computed and where it lives: groups of layers that stream rows through rings, and the arena."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from export.c.ir import Concat, Dense, Depthwise, Graph, Layer, Pool, Tensor
+from export.c.layout import VECTOR, Layouts, Pixel, padded
+from runtime.errors import InputError
+
+ALIGN = 64
+MAX_ARENA = 256 << 20
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Rows of one map (or of several that were concatenated); `rows` < height makes it a ring."""
+
+    name: str
+    height: int
+    row_bytes: int
+    pixel_step: int
+    rows: int
+    first: int = -1
+    last: int = -1
+    offset: int = -1
+
+    @property
+    def size(self) -> int:
+        return padded(self.rows * self.row_bytes, ALIGN)
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= self.height
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor's place: the buffer, its first lane in every pixel, its pixel."""
+
+    buffer: Buffer
+    lane: int
+    pixel: Pixel
+
+
+@dataclass(eq=False)
+class Step:
+    """A layer inside its group: how many rows per tick, and how far behind it runs."""
+
+    layer: Layer
+    index: int
+    rate: int
+    lag: int
+    height: int
+
+    def rows(self, tick: int) -> range:
+        low = self.rate * tick - self.lag
+        return range(max(low, 0), min(low + self.rate, self.height))
+
+
+@dataclass(eq=False)
+class Group:
+    """Layers that advance together, tick by tick."""
+
+    steps: list[Step]
+    ticks: int = 0
+    scratch: list[Buffer] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """The whole schedule."""
+
+    graph: Graph
+    groups: list[Group]
+    places: dict[int, Place]
+    buffers: list[Buffer]
+    arena: int
+    lower_bound: int
+
+    def place(self, tensor: Tensor) -> Place:
+        return self.places[id(tensor)]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the schedule may be tuned by."""
+
+    stream_bytes: int = 160 << 10
+    band: int = 1
+    group_weights: int = 400 << 10
+    element: int = 4
+
+
+@dataclass(eq=False)
+class InputLayer(Layer):
+    """8-bit face -> normalised floats with one zero pixel on either side."""
+
+
+def input_rows(layer: Layer, row: int) -> range:
+    """Rows of the first input that an output row needs, before clipping to the map."""
+    if isinstance(layer, Dense):
+        first = row * layer.stride - layer.pad
+        return range(first, first + layer.kernel)
+    if isinstance(layer, Depthwise):
+        return range(row * layer.stride - 1, row * layer.stride + 2)
+    return range(row, row + 1)
+
+
+def _geometry(layer: Layer) -> tuple[int, int, int]:
+    """Kernel, stride, padding."""
+    if isinstance(layer, Dense):
+        return layer.kernel, layer.stride, layer.pad
+    return (3, layer.stride, 1) if isinstance(layer, Depthwise) else (1, 1, 0)
+
+
+def executed_rows(layer: Layer) -> int:
+    """Rows that a layer works through: its output's, or its input's for a pool."""
+    return layer.inputs[0].shape.height if isinstance(layer, Pool) else layer.output.shape.height
+
+
+def _together(a: Tensor, b: Tensor, places: dict[int, Place]) -> bool:
+    return places[id(a)].buffer is places[id(b)].buffer
+
+
+def _streams(layer: Layer, places: dict[int, Place], tuning: Tuning) -> bool:
+    if isinstance(layer, InputLayer):
+        return True
+    if isinstance(layer, Pool):
+        return False
+    kernel, _, _ = _geometry(layer)
+    if layer.output.shape.height == 1 or kernel > 3:
+        return False
+    bytes_moved = sum(
+        t.shape.height * places[id(t)].buffer.row_bytes
+        for t in {id(t): t for t in (*layer.inputs, layer.output)}.values()
+    )
+    return bytes_moved >= tuning.stream_bytes
+
+
+def _leaves(graph: Graph) -> dict[int, list[Tensor]]:
+    """For every concatenation, the tensors that layers write into it."""
+    leaves: dict[int, list[Tensor]] = {}
+    for layer in graph.layers:
+        if isinstance(layer, Concat):
+            leaves[id(layer.output)] = [leaf for part in layer.inputs for leaf in leaves.get(id(part), [part])]
+    return leaves
+
+
+def _group(layers: list[Layer], places: dict[int, Place], tuning: Tuning) -> list[list[Layer]]:
+    groups: list[list[Layer]] = []
+    open_group, weights = False, 0
+    for layer in layers:
+        size = int(layer.weights.size) * tuning.element if isinstance(layer, (Dense, Depthwise)) else 0
+        if isinstance(layer, Pool) and groups and any(_together(x.output, layer.inputs[0], places) for x in groups[-1]):
+            groups[-1].append(layer)
+            continue
+        stream = _streams(layer, places, tuning)
+        if stream and open_group and weights + size <= tuning.group_weights:
+            groups[-1].append(layer)
+            weights += size
+        else:
+            groups.append([layer])
+            weights = size
+        open_group = stream
+    return groups
+
+
+def _schedule(
+    layers: list[Layer], leaves: dict[int, list[Tensor]], scale: dict[int, int], band: int, index: int
+) -> Group:
+    """Give each layer of a group its rate and lag."""
+    deepest = max(scale[id(layer.output)] for layer in layers if not isinstance(layer, Pool))
+    lags: dict[int, int] = {}
+    alone = sum(not isinstance(layer, Pool) for layer in layers) == 1
+    steps = []
+    for number, layer in enumerate(layers):
+        own = scale[id(layer.inputs[0])] if isinstance(layer, Pool) else scale[id(layer.output)]
+        kernel, stride, pad = _geometry(layer)
+        lag = 0
+        for position, tensor in enumerate(layer.inputs):
+            k, s, p = (kernel, stride, pad) if position == 0 else (1, 1, 0)
+            for leaf in leaves.get(id(tensor), [tensor]):
+                if id(leaf) in lags:
+                    lag = max(lag, -(-(lags[id(leaf)] + k - s - p) // s))
+        if not isinstance(layer, Pool):
+            lags[id(layer.output)] = lag
+        height = executed_rows(layer)
+        rate = height if alone else band * max(1, deepest // own)
+        steps.append(Step(layer, index + number, rate, lag, height))
+    ticks = max(-(-(step.height + step.lag) // step.rate) for step in steps)
+    return Group(steps, ticks)
+
+
+def _ring_rows(plan_groups: list[Group], places: dict[int, Place], keep: set[int]) -> None:
+    """Shrink buffers that live inside one group to the rows that are ever alive together."""
+    for group in plan_groups:
+        written: dict[int, dict[int, int]] = {}
+        read: dict[int, dict[int, int]] = {}
+        buffers: dict[int, Buffer] = {}
+        clock = 0
+        for tick in range(group.ticks):
+            for step in group.steps:
+                clock += 1
+                rows = step.rows(tick)
+                for row in rows:
+                    for position, tensor in enumerate(step.layer.inputs):
+                        buffer = places[id(tensor)].buffer
+                        for source in input_rows(step.layer, row) if position == 0 else range(row, row + 1):
+                            if 0 <= source < buffer.height:
+                                read.setdefault(id(buffer), {})[source] = clock
+                    if not isinstance(step.layer, Pool):
+                        buffer = places[id(step.layer.output)].buffer
+                        buffers[id(buffer)] = buffer
+                        written.setdefault(id(buffer), {}).setdefault(row, clock)
+        for key, buffer in buffers.items():
+            if key in keep:
+                continue
+            first, last = written[key], read.get(key, {})
+            for size in range(1, buffer.height + 1):
+                if all(first[row + size] > last.get(row, 0) for row in range(buffer.height - size)):
+                    buffer.rows = size
+                    break
+
+
+def _arena(buffers: list[Buffer]) -> tuple[int, int]:
+    """Place buffers by size, each at the lowest free offset; returns the arena's size and the bound that no plan can beat."""
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
+        taken = sorted(
+            (o.offset, o.offset + o.size) for o in placed if o.first <= buffer.last and buffer.first <= o.last
+        )
+        offset = 0
+        for low, high in taken:
+            if offset + buffer.size <= low:
+                break
+            offset = max(offset, high)
+        buffer.offset = offset
+        placed.append(buffer)
+    moments = {b.first for b in buffers}
+    bound = max((sum(b.size for b in buffers if b.first <= m <= b.last) for m in moments), default=0)
+    return max((b.offset + b.size for b in buffers), default=0), bound
+
+
+def _scales(layers: list[Layer], face: Tensor) -> dict[int, int]:
+    """How many input rows one row of each tensor stands for."""
+    scale = {id(face): 1}
+    for layer in layers:
+        scale[id(layer.output)] = (scale[id(layer.inputs[0])] if layer.inputs else 1) * _geometry(layer)[1]
+    return scale
+
+
+def make_plan(graph: Graph, tuning: Tuning) -> Plan:
+    """Lay out, group, schedule and place everything."""
+    layouts = Layouts(graph)
+    face = graph.input
+    for layer in graph.consumers(face):
+        if not isinstance(layer, Dense) or layer.kernel != 3 or layer.pad != 1:
+            raise InputError("C export: the face may only be read by 3x3 convolutions with padding 1")
+    places: dict[int, Place] = {}
+    buffers: list[Buffer] = []
+    row = padded((face.shape.width + 2) * 3 * tuning.element, ALIGN)
+    buffers.append(Buffer("face", face.shape.height, row, 3, face.shape.height))
+    places[id(face)] = Place(buffers[0], 0, Pixel((3,)))
+    homes: dict[int, Buffer] = {}
+    for layer in graph.layers:
+        home, lane = layouts.home(layer.output)
+        if id(home) not in homes:
+            step = layouts.pixel(home).lanes
+            shape = home.shape
+            homes[id(home)] = Buffer(home.name, shape.height, step * shape.width * tuning.element, step, shape.height)
+            buffers.append(homes[id(home)])
+        places[id(layer.output)] = Place(homes[id(home)], lane, layouts.pixel(layer.output))
+    work: list[Layer] = [InputLayer([], face, "input"), *(x for x in graph.layers if not isinstance(x, Concat))]
+    scale = _scales([InputLayer([], face, "input"), *graph.layers], face)
+    leaves = _leaves(graph)
+    groups: list[Group] = []
+    index = 0
+    for members in _group(work, places, tuning):
+        groups.append(_schedule(members, leaves, scale, tuning.band, index))
+        index += len(members)
+    _lifetimes(groups, places, graph)
+    inside = {id(b) for b in buffers if b.first != b.last or b is places[id(graph.output)].buffer}
+    _ring_rows(groups, places, inside)
+    for number, group in enumerate(groups):
+        _scratch(group, number, places, tuning)
+        buffers.extend(group.scratch)
+    arena, bound = _arena(buffers)
+    if arena > MAX_ARENA:
+        raise InputError(f"C export: the model needs {arena} bytes of working memory, the limit is {MAX_ARENA}")
+    return Plan(graph, groups, places, buffers, arena, bound)
+
+
+def _lifetimes(groups: list[Group], places: dict[int, Place], graph: Graph) -> None:
+    for number, group in enumerate(groups):
+        for step in group.steps:
+            for tensor in (*step.layer.inputs, step.layer.output):
+                buffer = places[id(tensor)].buffer
+                buffer.first = number if buffer.first < 0 else buffer.first
+                buffer.last = number
+    places[id(graph.output)].buffer.last = len(groups)
+
+
+def gemm_mode(layer: Dense, plan_input: Tensor) -> str:
+    """How a dense layer reads its input: "face", "point" (1x1), "whole" (kernel covers the map) or "patch"."""
+    if layer.inputs[0] is plan_input:
+        return "face"
+    shape = layer.inputs[0].shape
+    if layer.kernel == 1 and layer.stride == 1:
+        return "point"
+    if layer.pad == 0 and layer.kernel == shape.height == shape.width:
+        return "whole"
+    return "patch"
+
+
+def _scratch(group: Group, number: int, places: dict[int, Place], tuning: Tuning) -> None:
+    """Rows of patches for convolutions that gather their neighbourhood first."""
+    for step in group.steps:
+        layer = step.layer
+        if (
+            isinstance(layer, Dense)
+            and places[id(layer.inputs[0])].buffer.name != "face"
+            and gemm_mode(layer, layer.output) == "patch"
+        ):
+            lanes = layer.kernel**2 * places[id(layer.inputs[0])].buffer.pixel_step
+            row = lanes * layer.output.shape.width * tuning.element
+            group.scratch.append(Buffer(f"patches of {layer.name}", 1, row, lanes, 1, number, number))
+
+
+def vectors(count: int) -> int:
+    return padded(count) // VECTOR

@@ -1,0 +1,392 @@
+"""ONNX -> the compiler's graph. Everything that is not supported is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Shape, Tensor
+from runtime.errors import InputError
+
+Array = NDArray[Any]
+MAX_ELEMENTS = 64 << 20
+MAX_NODES = 5000
+
+FOLDABLE = (
+    "Cast",
+    "Concat",
+    "Constant",
+    "Gather",
+    "Identity",
+    "Mul",
+    "Reshape",
+    "Shape",
+    "Slice",
+    "Squeeze",
+    "Unsqueeze",
+)
+"""Operators that may also appear in shape arithmetic, which is folded away."""
+
+
+class Reader:
+    """Walks the nodes once; every ONNX value is either a constant or a tensor of the graph."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.constants: dict[str, Array] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.flat: set[str] = set()
+        self.layers: list[Layer] = []
+
+    def read(self) -> Graph:
+        graph = self.model.graph
+        if len(graph.node) > MAX_NODES:
+            raise InputError(f"C export: {len(graph.node)} nodes, the limit is {MAX_NODES}")
+        for tensor in graph.initializer:
+            self.constants[tensor.name] = _constant(tensor)
+        face = self._input()
+        self._check_ops()
+        for node in graph.node:
+            if all(name in self.constants for name in node.input if name) and node.op_type in FOLDABLE:
+                self._fold(node)
+            elif node.op_type == "Shape":
+                self.constants[node.output[0]] = np.asarray(self._onnx_shape(node.input[0]), np.int64)
+            else:
+                HANDLERS[node.op_type](self, node)
+        return Graph(face, self._output(), self.layers)
+
+    def _check_ops(self) -> None:
+        known = set(HANDLERS) | set(FOLDABLE)
+        unknown = sorted({node.op_type for node in self.model.graph.node} - known)
+        if unknown:
+            raise InputError(
+                f"C export: operator {', '.join(unknown)} is not supported; supported: {', '.join(supported_ops())}"
+            )
+
+    def _input(self) -> Tensor:
+        names = [value for value in self.model.graph.input if value.name not in self.constants]
+        if len(names) != 1:
+            raise InputError(f"C export: expected one input, found {len(names)}")
+        dims = [d.dim_value for d in names[0].type.tensor_type.shape.dim]
+        if len(dims) != 4 or dims[0] not in (0, 1) or dims[1] != 3 or dims[2] != dims[3] or not 16 <= dims[2] <= 1024:
+            raise InputError(f"C export: expected an input of shape 1x3xSxS with S in 16..1024, found {dims}")
+        self.tensors[names[0].name] = tensor = Tensor(names[0].name, Shape(dims[2], dims[3], 3))
+        return tensor
+
+    def _output(self) -> Tensor:
+        outputs = self.model.graph.output
+        if len(outputs) != 1:
+            raise InputError(f"C export: expected one output, found {len(outputs)}")
+        tensor = self.tensors.get(outputs[0].name)
+        if tensor is None or (tensor.shape.height, tensor.shape.width) != (1, 1):
+            raise InputError("C export: the output is not a vector of coordinates")
+        return tensor
+
+    def _onnx_shape(self, name: str) -> list[int]:
+        shape = self.tensor(name).shape
+        return [1, shape.channels] if name in self.flat else [1, shape.channels, shape.height, shape.width]
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise InputError(f"C export: value {name!r} is a constant or missing where a feature map is expected")
+        return self.tensors[name]
+
+    def constant(self, node: onnx.NodeProto, index: int) -> Array:
+        name = node.input[index] if index < len(node.input) else ""
+        if name not in self.constants:
+            raise InputError(f"C export: {label(node)}: input {index} must be a constant")
+        return self.constants[name]
+
+    def emit(self, node: onnx.NodeProto, layer: Layer, flat: bool = False) -> None:
+        if (
+            layer.output.shape.elements > MAX_ELEMENTS
+            or min(layer.output.shape.height, layer.output.shape.channels) < 1
+        ):
+            raise InputError(f"C export: {label(node)}: impossible output shape {layer.output.shape}")
+        layer.name = node.name or node.output[0]
+        self.layers.append(layer)
+        self.tensors[node.output[0]] = layer.output
+        if flat:
+            self.flat.add(node.output[0])
+
+    def alias(self, node: onnx.NodeProto, flat: bool) -> None:
+        self.tensors[node.output[0]] = self.tensor(node.input[0])
+        if flat:
+            self.flat.add(node.output[0])
+
+    def _fold(self, node: onnx.NodeProto) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        inputs = {name: self.constants[name] for name in node.input if name}
+        values = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in inputs.items()
+        ]
+        outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
+        try:
+            body = onnx.helper.make_graph([node], "fold", values, outputs)
+            small = onnx.helper.make_model(body, opset_imports=self.model.opset_import)
+            results = ReferenceEvaluator(small).run(None, inputs)
+        except Exception as error:
+            raise InputError(f"C export: cannot evaluate {label(node)}: {error}") from error
+        for name, value in zip(node.output, results, strict=True):
+            self.constants[name] = np.asarray(value)
+
+
+def label(node: onnx.NodeProto) -> str:
+    """How an error names a node."""
+    return f"{node.op_type} {(node.name or (node.output[0] if node.output else '?'))!r}"
+
+
+def _constant(tensor: onnx.TensorProto) -> Array:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise InputError(f"C export: {tensor.name!r} lies in an external file; only self-contained models are read")
+    if np.prod([int(d) for d in tensor.dims], dtype=np.float64) > MAX_ELEMENTS:
+        raise InputError(f"C export: {tensor.name!r} is larger than {MAX_ELEMENTS} elements")
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise InputError(f"C export: cannot read the constant {tensor.name!r}: {error}") from error
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes as plain Python values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _refuse(node: onnx.NodeProto, found: str, expected: str) -> InputError:
+    return InputError(f"C export: {label(node)}: {found} is not supported; expected {expected}")
+
+
+def _uniform(node: onnx.NodeProto, values: list[int], what: str) -> int:
+    if len(set(values)) != 1:
+        raise _refuse(node, f"{what} {values}", "equal values")
+    return int(values[0])
+
+
+def _finite(node: onnx.NodeProto, array: Array) -> NDArray[np.float32]:
+    values = np.asarray(array, np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"C export: {label(node)}: weights hold NaN or infinity")
+    return values
+
+
+def _conv(reader: Reader, node: onnx.NodeProto) -> None:
+    x, attrs = reader.tensor(node.input[0]), attributes(node)
+    weights = _finite(node, reader.constant(node, 1))
+    bias = (
+        _finite(node, reader.constant(node, 2))
+        if len(node.input) > 2 and node.input[2]
+        else np.zeros(weights.shape[0], np.float32)
+    )
+    if weights.ndim != 4:
+        raise _refuse(node, f"weight shape {weights.shape}", "2-D convolution")
+    if attrs.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise _refuse(node, "auto_pad", "explicit pads")
+    if set(attrs.get("dilations", [1])) != {1}:
+        raise _refuse(node, f"dilations {attrs['dilations']}", "1")
+    outputs, group_inputs, kernel, kernel_w = weights.shape
+    group = int(attrs.get("group", 1))
+    stride = _uniform(node, list(attrs.get("strides", [1, 1])), "strides")
+    pad = _uniform(node, list(attrs.get("pads", [0, 0, 0, 0])), "pads")
+    if kernel != kernel_w or not 0 <= pad < kernel or stride < 1:
+        raise _refuse(
+            node, f"kernel {kernel}x{kernel_w}, pads {pad}, strides {stride}", "a square kernel larger than its padding"
+        )
+    if group_inputs * group != x.shape.channels or outputs % group or bias.shape != (outputs,):
+        raise _refuse(node, f"weights {weights.shape}, group {group} on {x.shape.channels} channels", "matching shapes")
+    size = [(extent + 2 * pad - kernel) // stride + 1 for extent in (x.shape.height, x.shape.width)]
+    out = Tensor(node.output[0], Shape(size[0], size[1], outputs))
+    if group == 1:
+        reader.emit(node, Dense([x], out, weights=weights, bias=bias, stride=stride, pad=pad))
+    elif group == x.shape.channels == outputs and kernel == 3 and pad == 1 and stride in (1, 2):
+        reader.emit(node, Depthwise([x], out, weights=weights[:, 0], bias=bias, stride=stride))
+    else:
+        raise _refuse(
+            node,
+            f"group {group}, kernel {kernel}, pad {pad}, stride {stride}",
+            "group 1, or depthwise 3x3 with pad 1 and stride 1 or 2",
+        )
+
+
+def _gemm(reader: Reader, node: onnx.NodeProto) -> None:
+    x, attrs = reader.tensor(node.input[0]), attributes(node)
+    weights = _finite(node, reader.constant(node, 1))
+    if node.op_type == "MatMul" or not attrs.get("transB", 0):
+        weights = weights.T
+    if (
+        attrs.get("transA", 0)
+        or node.input[0] not in reader.flat
+        or weights.ndim != 2
+        or weights.shape[1] != x.shape.channels
+    ):
+        raise _refuse(node, f"weights {weights.shape} on {x.shape}", "a vector times a matrix")
+    weights = weights * np.float32(attrs.get("alpha", 1.0))
+    bias = np.zeros(weights.shape[0], np.float32)
+    if len(node.input) > 2 and node.input[2]:
+        bias = np.broadcast_to(_finite(node, reader.constant(node, 2)).reshape(-1), bias.shape) * np.float32(
+            attrs.get("beta", 1.0)
+        )
+    out = Tensor(node.output[0], Shape(1, 1, int(weights.shape[0])))
+    reader.emit(
+        node,
+        Dense([x], out, weights=np.ascontiguousarray(weights[:, :, None, None]), bias=np.ascontiguousarray(bias)),
+        flat=True,
+    )
+
+
+def _batch_norm(reader: Reader, node: onnx.NodeProto) -> None:
+    x = reader.tensor(node.input[0])
+    conv = next((layer for layer in reader.layers if layer.output is x), None)
+    if not isinstance(conv, (Dense, Depthwise)) or conv.relu or any(x in layer.inputs for layer in reader.layers):
+        raise _refuse(node, "its place", "a BatchNormalization right behind a convolution")
+    scale, shift, mean, var = (reader.constant(node, i).astype(np.float64) for i in range(1, 5))
+    factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
+    folded = conv.weights.astype(np.float64) * factor.reshape(-1, *[1] * (conv.weights.ndim - 1))
+    conv.weights = _finite(node, folded)
+    conv.bias = _finite(node, (conv.bias.astype(np.float64) - mean) * factor + shift)
+    reader.alias(node, False)
+
+
+def _relu(reader: Reader, node: onnx.NodeProto) -> None:
+    x = reader.tensor(node.input[0])
+    reader.emit(node, Relu([x], Tensor(node.output[0], x.shape)), flat=node.input[0] in reader.flat)
+
+
+def _clip(reader: Reader, node: onnx.NodeProto) -> None:
+    attrs = attributes(node)
+    low = (
+        attrs.get("min")
+        if "min" in attrs
+        else (float(reader.constant(node, 1)) if len(node.input) > 1 and node.input[1] else None)
+    )
+    high = (
+        attrs.get("max")
+        if "max" in attrs
+        else (float(reader.constant(node, 2)) if len(node.input) > 2 and node.input[2] else None)
+    )
+    if low != 0.0 or (high is not None and high < 3.4e38):
+        raise _refuse(node, f"limits {low}..{high}", "Relu (limits 0..infinity)")
+    _relu(reader, node)
+
+
+def _add(reader: Reader, node: onnx.NodeProto) -> None:
+    a, b = reader.tensor(node.input[0]), reader.tensor(node.input[1])
+    if a.shape != b.shape:
+        raise _refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
+    reader.emit(node, Add([a, b], Tensor(node.output[0], a.shape)), flat=node.input[0] in reader.flat)
+
+
+def _concat(reader: Reader, node: onnx.NodeProto) -> None:
+    parts = [reader.tensor(name) for name in node.input]
+    flat = node.input[0] in reader.flat
+    rank = 2 if flat else 4
+    if int(attributes(node)["axis"]) % rank != 1 or len({(t.shape.height, t.shape.width) for t in parts}) != 1:
+        raise _refuse(
+            node, f"axis {attributes(node)['axis']} of {[str(t.shape) for t in parts]}", "channels of equal maps"
+        )
+    shape = Shape(parts[0].shape.height, parts[0].shape.width, sum(t.shape.channels for t in parts))
+    reader.emit(node, Concat(parts, Tensor(node.output[0], shape)), flat=flat)
+
+
+def _pool(reader: Reader, node: onnx.NodeProto) -> None:
+    x, attrs = reader.tensor(node.input[0]), attributes(node)
+    flat = False
+    if node.op_type == "AveragePool":
+        if list(attrs["kernel_shape"]) != [x.shape.height, x.shape.width] or any(attrs.get("pads", [0])):
+            raise _refuse(node, f"window {list(attrs['kernel_shape'])} on {x.shape}", "the whole map, no padding")
+    elif node.op_type == "ReduceMean":
+        axes = attrs.get("axes") or (reader.constant(node, 1).tolist() if len(node.input) > 1 else None)
+        if axes is None or sorted(int(a) % 4 for a in axes) != [2, 3] or node.input[0] in reader.flat:
+            raise _refuse(node, f"axes {axes}", "the two spatial axes")
+        flat = not attrs.get("keepdims", 1)
+    reader.emit(node, Pool([x], Tensor(node.output[0], Shape(1, 1, x.shape.channels))), flat=flat)
+
+
+def _flatten(reader: Reader, node: onnx.NodeProto) -> None:
+    x = reader.tensor(node.input[0])
+    if (x.shape.height, x.shape.width) != (1, 1):
+        raise _refuse(node, f"{x.shape}", "a 1x1 map")
+    if node.op_type == "Reshape":
+        target = [int(v) for v in reader.constant(node, 1)]
+        if (
+            len(target) not in (2, 4)
+            or target[0] not in (1, -1, 0)
+            or any(v not in (1, -1, x.shape.channels) for v in target[1:])
+        ):
+            raise _refuse(node, f"target {target}", "a vector")
+        reader.alias(node, len(target) == 2)
+    else:
+        reader.alias(node, True)
+
+
+def _identity(reader: Reader, node: onnx.NodeProto) -> None:
+    reader.alias(node, node.input[0] in reader.flat)
+
+
+def _slice(reader: Reader, node: onnx.NodeProto) -> None:
+    x, attrs = reader.tensor(node.input[0]), attributes(node)
+    starts = list(attrs.get("starts", ())) or reader.constant(node, 1).tolist()
+    ends = list(attrs.get("ends", ())) or reader.constant(node, 2).tolist()
+    axes = list(attrs.get("axes", ())) or (
+        reader.constant(node, 3).tolist() if len(node.input) > 3 else list(range(len(starts)))
+    )
+    steps = reader.constant(node, 4).tolist() if len(node.input) > 4 else [1] * len(starts)
+    extents = reader._onnx_shape(node.input[0])
+    if any(
+        s not in (0, -extents[a]) or e < extents[a] or step != 1
+        for s, e, a, step in zip(starts, ends, axes, steps, strict=True)
+    ):
+        raise _refuse(node, f"starts {starts}, ends {ends} on {x.shape}", "a slice that keeps everything")
+    _identity(reader, node)
+
+
+def _pad(reader: Reader, node: onnx.NodeProto) -> None:
+    pads = attributes(node).get("pads")
+    if any(pads if pads is not None else reader.constant(node, 1).tolist()):
+        raise _refuse(node, "padding by a node of its own", "pads inside the convolution")
+    _identity(reader, node)
+
+
+def _squeeze(reader: Reader, node: onnx.NodeProto) -> None:
+    axes = attributes(node).get("axes") or (reader.constant(node, 1).tolist() if len(node.input) > 1 else [])
+    if sorted(int(a) % 4 for a in axes) != [2, 3]:
+        raise _refuse(node, f"axes {axes}", "the two spatial axes")
+    _flatten(reader, node)
+
+
+HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
+    "Add": _add,
+    "AveragePool": _pool,
+    "BatchNormalization": _batch_norm,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": _conv,
+    "Dropout": _identity,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _pool,
+    "Identity": _identity,
+    "MatMul": _gemm,
+    "Pad": _pad,
+    "ReduceMean": _pool,
+    "Relu": _relu,
+    "Reshape": _flatten,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+}
+
+
+def supported_ops() -> list[str]:
+    """Operators that feature maps may pass through."""
+    return sorted(HANDLERS)
+
+
+def read(model: onnx.ModelProto) -> Graph:
+    """Lower an fp32 ONNX model of the family to the compiler's graph."""
+    return Reader(model).read()

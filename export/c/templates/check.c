@@ -1,0 +1,39 @@
+/* ---- the self-test's view of a layer ---- */
+
+static void lm_check_rows(const lm_net *net, int index, int from, int to)
+{
+    const lm_layer *layer = &lm_layers[index];
+    lm_check *check = net->check;
+    uint32_t state = check->state[index];
+    if (layer->height == 1 && to > 1) { /* a pool is read when its last row has come */
+        if (to < lm_pool_rows[index]) {
+            return;
+        }
+        from = 0;
+        to = 1;
+    }
+    for (int y = from; y < to; y++) {
+        const float *row = lm_row(net, layer->offset, layer->ring, layer->row_bytes, y);
+        for (int x = 0; x < layer->width; x++) {
+            for (int r = 0; r < layer->runs; r++) {
+                const int16_t *run = lm_channel_runs[layer->run_at + r];
+                for (int c = 0; c < run[1]; c++) {
+                    const double value = (double)row[(size_t)x * (size_t)layer->step + (size_t)(layer->lane + run[0] + c)];
+                    state = state * 1664525u + 1013904223u;
+                    check->weighted[index] += value * ((double)(state >> 16) / 32768.0 - 1.0);
+                    check->size[index] += value < 0.0 ? -value : value;
+                }
+            }
+        }
+    }
+    check->state[index] = state;
+}
+
+/* Float builds differ in the last bits; a wrong layer differs in the first. NaN is wrong. */
+static int lm_layer_right(const lm_check *check, int index)
+{
+    const double scale = (double)lm_expected[index][1];
+    const double off = check->weighted[index] - (double)lm_expected[index][0], grown = check->size[index] - scale;
+    const double limit = scale * 1e-3 + 1e-6;
+    return off <= limit && off >= -limit && grown <= limit && grown >= -limit;
+}

@@ -1,0 +1,39 @@
+/* ---- the machinery between kernels and layers ---- */
+
+typedef struct lm_layer {
+    const char *name;
+    size_t offset; /* bytes into the arena */
+    size_t row_bytes;
+    int ring;
+    int height;
+    int width;
+    int step; /* elements from pixel to pixel */
+    int lane; /* first element of the layer's channels */
+    int runs; /* channel runs: (first lane, count) pairs in lm_channel_runs */
+    int run_at;
+} lm_layer;
+
+/* Two sums per layer, taken while the self-test runs. */
+typedef struct lm_check {
+    uint32_t state[LM_LAYER_COUNT];
+    double weighted[LM_LAYER_COUNT];
+    double size[LM_LAYER_COUNT];
+} lm_check;
+
+typedef struct lm_net {
+    uint8_t *arena;
+    const uint8_t *face;
+    lm_check *check;
+} lm_net;
+
+/* Row `y` of a map that lives in a ring (or as a whole, when ring == height). */
+static float *lm_row(const lm_net *net, size_t offset, int ring, size_t row_bytes, int y)
+{
+    return (float *)(void *)(net->arena + offset + (size_t)(y % ring) * row_bytes);
+}
+
+/* NULL above and below the map. */
+static const float *lm_row_or_null(const lm_net *net, size_t offset, int ring, size_t row_bytes, int y, int height)
+{
+    return y < 0 || y >= height ? NULL : lm_row(net, offset, ring, row_bytes, y);
+}
