@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import console, data
+from toolkit.cli import console, data, import_, inspect
 
 app = typer.Typer(
     name="toolkit",
@@ -44,6 +44,8 @@ def _root(
 
 
 app.add_typer(data.app, name="data")
+app.command("import")(import_.run)
+app.command("inspect")(inspect.run)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,0 +1,161 @@
+"""What a file is: any of ours, or a foreign ONNX, as plain data that can be printed or written as JSON."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import MANIFEST, Bundle, read_arrays
+from runtime.errors import InputError
+from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
+from runtime.spec import ModelSpec
+
+Facts = dict[str, Any]
+MAX_PROBE_BYTES = 1 << 30
+_HEAD = 64
+
+
+def inspect_path(path: Path | str) -> Facts:
+    """Say what a file or bundle directory is; `what` names the kind."""
+    place = Path(path)
+    if place.is_dir():
+        return inspect_bundle(place)
+    require_file(place)
+    facts = _reader_for(place)(place)
+    return {"what": facts.pop("what"), "path": str(place), "bytes": place.stat().st_size, **facts}
+
+
+def _reader_for(path: Path) -> Callable[[Path], Facts]:
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if head.startswith(b"PK\x03\x04"):
+        return _inspect_probe if _is_arrays(path) else _inspect_checkpoint
+    if path.name == MANIFEST:
+        raise InputError(f"{path}: the manifest of a bundle; inspect its directory instead: {path.parent}")
+    if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
+        raise InputError(
+            f"{path}: looks like text (starts with {head[:24].decode('ascii')!r}); "
+            "expected a checkpoint, an ONNX model, a probe file or a bundle directory"
+        )
+    return _inspect_onnx
+
+
+def _is_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _inspect_probe(path: Path) -> Facts:
+    data = read_bytes(path, MAX_PROBE_BYTES)
+    arrays = read_arrays(data, str(path))
+    shapes = {name: {"shape": list(a.shape), "type": str(a.dtype)} for name, a in sorted(arrays.items())}
+    return {"what": "arrays (.npz)", "sha256": sha256_bytes(data), "arrays": shapes}
+
+
+def _inspect_checkpoint(path: Path) -> Facts:
+    from train.checkpoint import load_checkpoint, model_of
+    from train.models.count import count
+
+    checkpoint = load_checkpoint(path)
+    cost = count(model_of(checkpoint, str(path)), checkpoint.spec.input_size)
+    return {
+        "what": f"{checkpoint.kind} checkpoint",
+        "sha256": sha256_file(path),
+        "parent": checkpoint.parent,
+        "spec": checkpoint.spec.to_dict(),
+        "params": cost.params,
+        "macs": cost.macs,
+        "tensors": len(checkpoint.model),
+        "precision": sorted({str(t.dtype).removeprefix("torch.") for t in checkpoint.model.values()}),
+        "averaged": checkpoint.ema is not None,
+        "resumable": bool(checkpoint.state),
+        "progress": checkpoint.progress,
+    }
+
+
+def _inspect_onnx(path: Path) -> Facts:
+    from export.onnx_file import MAX_ONNX_BYTES, check_onnx, parse_onnx
+
+    data = read_bytes(path, MAX_ONNX_BYTES)
+    model = parse_onnx(data, str(path))
+    try:
+        check_onnx(model, str(path))
+        verdict = "valid"
+    except InputError as error:
+        verdict = str(error).removeprefix(f"{path}: ")
+    return {**_onnx_facts(model, str(path)), "sha256": sha256_bytes(data), "checker": verdict}
+
+
+def _onnx_facts(model: Any, where: str) -> Facts:
+    from export.onnx_info import describe
+
+    info = describe(model, where)
+    return {
+        "what": f"ONNX model, {info.precision}" + ("" if info.spec else " (foreign: no model spec inside)"),
+        "spec": info.spec.to_dict() if info.spec else None,
+        "producer": info.producer,
+        "opset": info.opset,
+        "ir_version": info.ir_version,
+        "domains": list(info.domains),
+        "inputs": [asdict(port) for port in info.inputs],
+        "outputs": [asdict(port) for port in info.outputs],
+        "params": info.params,
+        "macs": info.macs,
+        "precisions": info.precisions,
+        "operators": info.operators,
+        "layers": [asdict(layer) for layer in info.layers],
+    }
+
+
+def inspect_bundle(directory: Path) -> Facts:
+    """A bundle's chain with every recorded number; every file's hash is checked on the way."""
+    bundle = Bundle.open(directory)
+    chain = []
+    for artefact, data in bundle.read_all():
+        parent = bundle.manifest.parent_of(artefact)
+        entry: Facts = {
+            **asdict(artefact),
+            "from": parent.name if parent else None,
+            "checks": [{**asdict(check), "passed": check.passed} for check in artefact.checks],
+        }
+        if artefact.kind == "onnx":
+            entry["precisions"] = _bundled_precisions(data, artefact.file)
+        chain.append(entry)
+    return {
+        "what": "bundle",
+        "path": str(directory),
+        "bytes": sum(a.bytes for a in bundle.manifest.artefacts),
+        "spec": bundle.spec.to_dict(),
+        "source": asdict(bundle.manifest.source),
+        "toolkit": bundle.manifest.toolkit,
+        "tools": bundle.manifest.tools,
+        "strays": bundle.strays(),
+        "chain": chain,
+    }
+
+
+def _bundled_precisions(data: bytes, where: str) -> dict[str, int]:
+    from export.onnx_file import parse_onnx
+    from export.onnx_info import describe
+
+    return describe(parse_onnx(data, where), where).precisions
+
+
+def spec_line(data: dict[str, Any]) -> str:
+    """A spec in one line.
+
+    >>> spec_line(ModelSpec("ghostone").to_dict())
+    'ghostone x 1, 98 points (wflw98), input 112 x 112 BGR, crop 1.2 x landmarks box, outputs centre'
+    """
+    spec = ModelSpec.from_dict(data)
+    crop = f"crop {spec.crop.scale:g} x {spec.crop.box} box"
+    size = f"input {spec.input_size} x {spec.input_size} {spec.channels.upper()}"
+    points = f"{spec.points} points ({spec.layout})"
+    return f"{spec.architecture} x {spec.width:g}, {points}, {size}, {crop}, outputs {spec.coordinates}"
