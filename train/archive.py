@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickletools
 import struct
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ MAX_DIRECTORY_BYTES = 32 << 20
 MAX_MEMBERS = 200_000
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
 _END, _END64 = b"PK\x05\x06", b"PK\x06\x06"
 _TAIL_BYTES = (1 << 16) + 128
 _CHUNK = 1 << 20
@@ -30,13 +32,27 @@ PLAIN_GLOBALS = frozenset({"torch._utils _rebuild_tensor_v2", "collections Order
 """All that a file of tensors and plain values needs; the storage classes (`torch FloatStorage`, ...) come on top."""
 
 
-def read_plain_archive(path: Path | str) -> Any:
+@dataclass(frozen=True)
+class Expectation:
+    """What a reader came for, and what a person can do whose file holds Python objects instead."""
+
+    what: str
+    way_out: str
+
+
+CHECKPOINT = Expectation(
+    "a checkpoint (.ckpt) written by this toolkit",
+    "a checkpoint of another project comes in through 'toolkit import'",
+)
+
+
+def read_plain_archive(path: Path | str, expected: Expectation = CHECKPOINT) -> Any:
     """Load a file of tensors and plain values; anything else about it is one clear InputError.
 
     Memory stays within a small multiple of the file's size, which is at most `MAX_FILE_BYTES`.
     """
-    source = guard_archive(path)
-    _refuse_foreign_pickle(source)
+    source = guard_archive(path, expected)
+    _refuse_foreign_pickle(source, expected)
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -50,7 +66,7 @@ def read_plain_archive(path: Path | str) -> Any:
     return content
 
 
-def guard_archive(path: Path | str) -> Path:
+def guard_archive(path: Path | str, expected: Expectation = CHECKPOINT) -> Path:
     """Check that a file is a whole PyTorch archive of sane size, without unpacking it."""
     source = require_file(path)
     size = source.stat().st_size
@@ -66,7 +82,8 @@ def guard_archive(path: Path | str) -> Path:
     except OSError as error:
         raise InputError(f"{source}: cannot read: {error.strerror or error}") from error
     if head != _ZIP_MAGIC:
-        raise InputError(f"{source}: {_what_is(head)}; expected a checkpoint (.ckpt) written by this toolkit")
+        advice = f"; {expected.way_out}" if head[:1] == _PICKLE_MAGIC else ""
+        raise InputError(f"{source}: {_what_is(head)}; expected {expected.what}{advice}")
     directory = _directory_bytes(tail)
     if directory is None:
         raise InputError(f"{source}: cut short (no end record); copy the file again or use an older checkpoint")
@@ -77,7 +94,7 @@ def guard_archive(path: Path | str) -> Path:
 
 
 def _what_is(head: bytes) -> str:
-    if head[:1] == b"\x80":
+    if head[:1] == _PICKLE_MAGIC:
         return "a bare Python pickle (an old PyTorch file), which can hold code and is not loaded"
     if head[:4] == b"GGUF" or head[1:4] == b"ELF":
         return "a foreign binary file"
@@ -133,7 +150,7 @@ def _check_table(source: Path, size: int, members: list[zipfile.ZipInfo]) -> Non
         raise InputError(f"{source}: its pickle has {pickles[0].file_size} bytes, the limit is {MAX_PICKLE_BYTES}")
 
 
-def _refuse_foreign_pickle(source: Path) -> None:
+def _refuse_foreign_pickle(source: Path, expected: Expectation) -> None:
     """Name the first object that is neither tensor nor plain value, before anything is built from it."""
     with zipfile.ZipFile(source) as archive:
         name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
@@ -146,7 +163,7 @@ def _refuse_foreign_pickle(source: Path) -> None:
                 named = str(argument).replace(" ", ".") if argument else opcode.name
                 raise InputError(
                     f"{source}: holds a Python object ({named}), which could run code, so it is not loaded; "
-                    "a checkpoint of another project comes in through 'toolkit import'"
+                    f"{expected.way_out}"
                 )
     except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
         raise InputError(f"{source}: its pickle is damaged ({_first_line(error)})") from error
@@ -157,13 +174,14 @@ def _is_plain(name: str) -> bool:
 
 
 def _refuse_odd_tensors(content: Any, limit: int, source: Path) -> None:
-    """A tensor may claim more elements than it stores (stride 0); nothing here does."""
+    """A tensor may claim more elements than it stores (stride 0); no weight does."""
     waiting: list[Any] = [content]
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
-            if value.numel() * value.element_size() > limit or not value.is_contiguous():
+            claimed = value.numel() * value.element_size()
+            if claimed > limit or claimed > value.untyped_storage().nbytes():
                 raise InputError(
                     f"{source}: a tensor of shape {tuple(value.shape)} is larger than the file; not loaded"
                 )
