@@ -87,8 +87,8 @@ _GROW_LEFT, _GROW_RIGHT = 22, fig.FACE_WIDTH - 22
 
 
 @lru_cache(maxsize=1)
-def _growth() -> tuple[Float, Float, Float]:
-    """Where beard and moustache grow (0..1), and strands over the same window of the face."""
+def _growth() -> tuple[Float, Float, Image]:
+    """Where beard and moustache grow (0..1), and neutral strands over the same window of the face."""
     u, v = np.meshgrid(np.arange(_GROW_LEFT, _GROW_RIGHT) + fig.LEFT, np.arange(_GROW_TOP, _GROW_BOTTOM) + fig.TOP)
     a = np.abs(u)
     edge = np.interp(a, (0, 20, 30, 40, 60, 85, 100, 112), (90, 84, 66, 62, 52, 34, 4, -30))
@@ -100,10 +100,11 @@ def _growth() -> tuple[Float, Float, Float]:
     strands = _strands(rng, *beard.shape)
     fine = cv2.blur(rng.standard_normal(beard.shape).astype(np.float32), (1, 5))
     roots = np.clip(0.8 + 0.28 * fine / fine.std() + 0.12 * strands, 0.15, 1.2)
+    coat = np.clip(np.rint((1 + 0.22 * strands) * 160), 0, 255).astype(np.uint8)
     return (
-        (np.clip(beard + 0.8 * chin_sides, 0, 1) * roots).astype(np.float32),
-        (moustache * roots).astype(np.float32),
-        strands,
+        (np.clip(beard + 0.8 * chin_sides, 0, 1) * roots * 0.95).astype(np.float32),
+        (moustache * roots * 0.95).astype(np.float32),
+        cv2.merge((coat, coat, coat)),
     )
 
 
@@ -133,9 +134,10 @@ def paint(params: FaceParams, features: Features, rng: np.random.Generator) -> t
 
 
 def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.random.Generator) -> None:
-    if params.hair_style == "bald":
-        return
     colour = params.hair
+    if params.hair_style == "bald":
+        pixels[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 :] = params.skin
+        return
     if params.hair_style == "hat":
         b, g, r = (float(c) for c in rng.uniform(20, 215, 3))
         colour = (b, g, r)
@@ -178,9 +180,9 @@ def _make_up(pixels: Image, params: FaceParams, features: Features) -> None:
 def _beard(pixels: Image, params: FaceParams) -> None:
     beard, moustache, strands = _growth()
     window = np.s_[_GROW_TOP:_GROW_BOTTOM, _GROW_LEFT:_GROW_RIGHT]
-    weight = np.minimum(beard * np.float32(0.95 * params.beard) + moustache * np.float32(0.95 * params.moustache), 0.92)
-    hair = np.asarray(params.hair, np.float32) * np.float32(0.72)
-    coat = np.clip(hair * (1 + np.float32(0.22) * strands[..., None]), 0, 255).astype(np.uint8)
+    weight = cv2.addWeighted(beard, params.beard, moustache, params.moustache, 0.0)
+    weight = np.minimum(weight, np.float32(0.92))
+    coat = cv2.transform(strands, np.diag(np.asarray(params.hair, np.float32) * np.float32(0.72 / 160)))
     skin = np.ascontiguousarray(pixels[window])
     pixels[window] = cv2.blendLinear(skin, coat, np.float32(1) - weight, weight)
 
@@ -230,9 +232,10 @@ def _hairline(pixels: Image, shadows: Shadows, params: FaceParams, rng: np.rando
     for side in (1.0, -1.0):
         shadows.fill(place(half * (side, 1.0)), depth)
     if params.hair_style in ("short", "receding", "curly", "fringe"):
-        burn = np.array([[96.0, -30.0], [112.0, -40.0], [112.0, 26.0], [103.0, 24.0]])
+        burn = np.array([[98.0, -30.0], [112.0, -40.0], [112.0, 24.0], [104.0, 22.0]])
+        colour = tuple(0.7 * h + 0.2 * s for h, s in zip(params.hair, params.skin, strict=True))
         for side in (1.0, -1.0):
-            lay(pixels, place(burn * (side, 1.0)), times(params.hair, 0.9), 0.75, 1.6)
+            fill(pixels, place(burn * (side, 1.0)), colour)
     del rng
 
 
@@ -241,7 +244,8 @@ def _nose(pixels: Image, shadows: Shadows, params: FaceParams, features: Feature
     for side, index in ((-1.0, 5), (1.0, 7)):
         x, y = line[index]
         hole = disc(x - 0.3 * side, y - 2.2, 3.7, 1.8)
-        lay(pixels, place(hole), times(params.skin, 0.28), 0.85, 0.6)
+        shadows.fill(place(hole * (1.0, 1.0)), 0.6)
+        fill(pixels, place(hole), times(params.skin, 0.40))
         wing = np.array([[14.0, 30.0], [17.6, 36.0], [16.6, 41.5], [12.5, 44.0]]) * (side, 1.0)
         shadows.stroke(place(wing), 0.72, 1)
     shadows.stroke(place(line[4:9]) + (0.0, 1.2), 0.72, 1)

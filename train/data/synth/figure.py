@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.synth.camera import rotate
 from train.data.synth.head import COLUMNS, ROWS
 from train.data.synth.params import FaceParams
 
@@ -17,26 +18,29 @@ Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 
 WIDE = len(COLUMNS)
+"""Columns of every block."""
 FACE = slice(0, len(ROWS))
-HAIR = slice(FACE.stop, FACE.stop + 9)
+HAIR = slice(FACE.stop, FACE.stop + 8)
 NECK = slice(HAIR.stop, HAIR.stop + 5)
 EARS = slice(NECK.stop, NECK.stop + 4)
 TALL = EARS.stop
-LEFT_EAR, RIGHT_EAR = slice(0, 12), slice(13, 25)
+_ROUND = 10
+LEFT_EAR, RIGHT_EAR = slice(0, _ROUND), slice(WIDE - _ROUND, WIDE)
 
 # Where each block is painted in the atlas, in texels.
 LEFT, TOP = float(COLUMNS[0]), float(ROWS[0])
 FACE_WIDTH, FACE_HEIGHT = int(COLUMNS[-1] - LEFT) + 1, int(ROWS[-1] - TOP) + 1
-SIDE_AT, SIDE_WIDTH = FACE_WIDTH + 3, 112
+SIDE_AT, SIDE_WIDTH = FACE_WIDTH + 3, 111
 HAIR_TOP, HAIR_HEIGHT = 0, 120
 NECK_TOP, NECK_HEIGHT = 124, 60
 EAR_TOP, EAR_HEIGHT, EAR_WIDTH = 188, 43, 54
-ATLAS_WIDTH, ATLAS_HEIGHT = SIDE_AT + SIDE_WIDTH + 1, FACE_HEIGHT + 1
+ATLAS_WIDTH, ATLAS_HEIGHT = 400, 232
+"""Multiples of four, so that the light and shadow pictures fit."""
 
 _AROUND: Array = np.linspace(-np.pi, np.pi, WIDE)
 _NECK_DOWN: Array = np.array([58.0, 92.0, 122.0, 158.0, 215.0])
 _EAR_OUT: Array = np.linspace(0.0, 1.0, 4)
-_EAR_ROUND: Array = np.linspace(0.0, 2 * np.pi, 12)
+_EAR_ROUND: Array = np.linspace(0.0, 2 * np.pi, _ROUND)
 
 
 def _atlas_places() -> Array:
@@ -57,8 +61,8 @@ ATLAS_PLACES: Array = _atlas_places()
 
 
 def light_places() -> tuple[Float, Float]:
-    """For each pixel of the atlas at half size, the sheet's (column, row) whose light it gets."""
-    x, y = np.meshgrid(np.arange(ATLAS_WIDTH // 2) * 2 + 0.5, np.arange(ATLAS_HEIGHT // 2) * 2 + 0.5)
+    """For each pixel of the atlas at quarter size, the sheet's (column, row) whose light it gets."""
+    x, y = np.meshgrid(np.arange(ATLAS_WIDTH // 4) * 4 + 1.5, np.arange(ATLAS_HEIGHT // 4) * 4 + 1.5)
     column = np.interp(x, COLUMNS - LEFT, np.arange(WIDE))
     row = np.interp(y, ROWS - TOP, np.arange(len(ROWS)))
     beside = x >= FACE_WIDTH + 1
@@ -71,7 +75,7 @@ def light_places() -> tuple[Float, Float]:
     for block, left in ((LEFT_EAR, SIDE_AT), (RIGHT_EAR, SIDE_AT + EAR_WIDTH + 2)):
         here = beside & (y >= EAR_TOP - 2) & (x >= left - 2) & (x < left + EAR_WIDTH + 1)
         dx, dy = (x - left - EAR_WIDTH / 2) / (EAR_WIDTH / 2 - 2), (y - EAR_TOP - EAR_HEIGHT / 2) / (EAR_HEIGHT / 2 - 2)
-        turn = np.mod(np.arctan2(dy, dx), 2 * np.pi) / (2 * np.pi) * 11
+        turn = np.mod(np.arctan2(dy, dx), 2 * np.pi) / (2 * np.pi) * (_ROUND - 1)
         column = np.where(here, block.start + turn, column)
         row = np.where(here, EARS.start + np.clip(np.hypot(dx, dy), 0, 1) * 3, row)
     return column.astype(np.float32), row.astype(np.float32)
@@ -82,7 +86,7 @@ def _neighbours() -> tuple[NDArray[np.intp], ...]:
     row, column = np.mgrid[0:TALL, 0:WIDE]
     blocks = np.zeros((TALL, WIDE), int)
     for number, (rows, columns) in enumerate(
-        [(HAIR, slice(0, 25)), (NECK, slice(0, 25)), (EARS, LEFT_EAR), (EARS, slice(12, 13)), (EARS, RIGHT_EAR)],
+        [(HAIR, slice(None)), (NECK, slice(None)), (EARS, slice(None)), (EARS, LEFT_EAR), (EARS, RIGHT_EAR)],
         start=1,
     ):
         blocks[rows, columns] = number
@@ -97,20 +101,33 @@ def _neighbours() -> tuple[NDArray[np.intp], ...]:
 _BEFORE, _AFTER, _ABOVE, _BELOW = _neighbours()
 
 
-def _quad_table() -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], Array]:
+@dataclass(frozen=True)
+class Quads:
+    """What is known of the sheet's quads before any face is drawn; flat, row by row."""
+
+    real: NDArray[np.bool_]
+    """False between blocks."""
+    ears: NDArray[np.bool_]
+    hanging: NDArray[np.bool_]
+    """Lower hair, whose inner side can be seen."""
+    nearer: Float
+    """Millimetres by which a quad is taken to be nearer when quads are ordered."""
+
+
+def _quad_table() -> Quads:
     real = np.ones((TALL - 1, WIDE - 1), bool)
     for block in (FACE, HAIR, NECK):
         real[block.stop - 1] = False
-    real[EARS.start :, 11:13] = False
-    ear, hair = np.zeros_like(real), np.zeros_like(real)
-    ear[EARS.start :], hair[HAIR.start : HAIR.stop - 1] = True, True
-    bias = np.zeros(real.shape)
-    bias[HAIR.start : HAIR.stop - 1] = 5.0
-    bias[NECK.start : NECK.stop - 1] = -14.0
-    return real.ravel(), ear.ravel(), hair.ravel(), bias.ravel()
+    real[EARS.start :, LEFT_EAR.stop - 1 : RIGHT_EAR.start] = False
+    ears, hanging = np.zeros_like(real), np.zeros_like(real)
+    ears[EARS.start :], hanging[HAIR.start + 3 : HAIR.stop - 1] = True, True
+    nearer = np.zeros(real.shape, np.float32)
+    nearer[HAIR.start : HAIR.stop - 1] = 14.0
+    nearer[NECK.start : NECK.stop - 1] = -14.0
+    return Quads(real.ravel(), ears.ravel(), hanging.ravel(), nearer.ravel())
 
 
-REAL, EAR_QUADS, HAIR_QUADS, BIAS = _quad_table()
+QUADS = _quad_table()
 
 
 @dataclass(frozen=True)
@@ -136,33 +153,45 @@ STYLES = {
 }
 
 
-def _hair(params: FaceParams) -> Array:
+_SIN, _COS, _WAVE = np.sin(_AROUND), np.cos(_AROUND), np.cos(_AROUND * 9.0)
+_PART = 9.0 * np.sin(_AROUND * 2)
+_HEMS = {name: np.interp(np.abs(_AROUND), _HEM_AT, style.hem) for name, style in STYLES.items()}
+_STEPS = np.linspace(0.02, 1.0, HAIR.stop - HAIR.start)[:, None]
+
+
+def _hair(params: FaceParams, out: Array) -> None:
+    """The shell of the hair (or of the bare skull)."""
     style = STYLES[params.hair_style]
     thick = style.thick * (0.7 + 0.6 * params.hair_volume)
-    ragged = 0.0 if params.hair_style in ("bald", "hat") else 4.0
-    bottom = np.interp(np.abs(_AROUND), _HEM_AT, style.hem)
-    bottom = bottom + ragged * params.hair_hem + params.hair_part * 9.0 * np.sin(_AROUND * 2) * (ragged > 0)
-    rx, ry, rz = 75.0 + thick, 94.0 + thick, 93.0 + thick
+    bottom = _HEMS[params.hair_style]
+    loose = params.hair_style not in ("bald", "hat")
+    if loose:
+        bottom = bottom + 4.0 * params.hair_hem + params.hair_part * _PART
+    rx, ry, rz = (75.0 + thick) * (1.0 + 0.032 * params.shape[0]), 94.0 + thick, 93.0 + thick
     cy, cz = -22.0, 4.0
-    arc = np.where(bottom < cy, np.arccos(np.clip((cy - bottom) / ry, -1, 1)), np.pi / 2)
-    hang = np.maximum(bottom - cy, 0.0) / 80.0
-    s = np.linspace(0.02, 1.0, HAIR.stop - HAIR.start)[:, None] * (arc + hang)[None, :]
+    lifted = (cy - bottom) / ry
+    arc = np.arccos(np.minimum(np.maximum(lifted, 0.0), 1.0)) + np.maximum(bottom - cy, 0.0) / 80.0
+    s = _STEPS * arc
     polar = np.minimum(s, np.pi / 2)
-    drop = np.maximum(s - np.pi / 2, 0.0)
-    wave = 0.018 * params.hair_volume * np.cos(_AROUND * 9.0)[None, :] * np.sin(s * 3.0) if ragged else 0.0
-    horizontal = np.sin(polar) * (1.0 - style.taper * np.minimum(drop, 1.5)) + wave
-    x = rx * horizontal * np.sin(_AROUND)
-    z = cz - rz * horizontal * np.cos(_AROUND)
-    y = cy - ry * np.cos(polar) + drop * 80.0
-    return np.stack([x, y, z], axis=-1) * (1.0 + 0.032 * params.shape[0], 1.0, 1.0)
+    drop = s - polar
+    horizontal = np.sin(polar) * (1.0 - style.taper * np.minimum(drop, 1.5))
+    if loose:
+        horizontal += 0.018 * params.hair_volume * _WAVE * np.sin(s * 3.0)
+    out[..., 0] = rx * horizontal * _SIN
+    out[..., 1] = cy - ry * np.cos(polar) + drop * 80.0
+    out[..., 2] = cz - rz * horizontal * _COS
 
 
-def _ear(side: float, width_at: float) -> Array:
+def _ear() -> Array:
+    """The right ear's bowl, its root at x = 0."""
     s, t = _EAR_OUT[:, None], _EAR_ROUND[None, :]
     back = 14.0 * s * np.cos(t) + 13.0
     down = 29.0 * s * np.sin(t) + 17.0 - 4.0 * s * np.cos(t)
-    out = width_at - 1.0 + 0.50 * (back - 2.0) + 3.5 * s**2 - 1.5
-    return np.stack([side * out, down + 0 * t, back], axis=-1)
+    out = 0.50 * (back - 2.0) + 3.5 * s**2 - 2.5
+    return np.stack([out + 0 * t, down, back], axis=-1)
+
+
+_EAR, _MIRROR = _ear(), np.array([-1.0, 1.0, 1.0])
 
 
 def _neck() -> Array:
@@ -175,7 +204,7 @@ def _neck() -> Array:
 
 _NECK = _neck()
 _STIFF = np.interp(_NECK_DOWN, (58, 122, 215), (0.0, 0.3, 0.9))[:, None, None]
-_SHADED = np.ones((TALL, WIDE))
+_SHADED = np.ones((TALL, WIDE), np.float32)
 _SHADED[NECK] = np.interp(_NECK_DOWN, (58, 100, 130, 160), (0.40, 0.52, 0.80, 0.95))[:, None]
 _SHADED[EARS] = np.array([0.75, 0.85, 1.0, 1.0])[:, None]
 _SHADED[HAIR] = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start)[:, None]
@@ -185,31 +214,34 @@ def sheet(params: FaceParams, face: Array, turn: Array) -> Array:
     """All vertices turned, (TALL, WIDE, 3), given the face mask's in head millimetres."""
     solid = np.zeros((TALL, WIDE, 3))
     solid[FACE] = face
-    solid[HAIR] = _hair(params)
+    _hair(params, solid[HAIR])
     solid[NECK] = _NECK
-    width_at = abs(float(face[9, 2, 0]))
-    solid[EARS, LEFT_EAR], solid[EARS, RIGHT_EAR] = _ear(-1.0, width_at), _ear(1.0, width_at)
-    x, y, z = solid[..., 0], solid[..., 1], solid[..., 2]
-    turned = np.stack([x * row[0] + y * row[1] + z * row[2] for row in turn], axis=-1)
+    ear = _EAR + (abs(float(face[7, 2, 0])), 0.0, 0.0)
+    solid[EARS, RIGHT_EAR] = ear
+    solid[EARS, LEFT_EAR] = ear * _MIRROR
+    turned = rotate(solid, turn)
     turned[NECK] += (_NECK - turned[NECK]) * _STIFF
     return turned
 
 
 def lighting(params: FaceParams, turned: Array) -> Float:
     """Light on every vertex of the turned sheet, (TALL, WIDE); 1 shows the painted colour as it is."""
-    flat = turned.reshape(-1, 3)
-    a, b = flat[_AFTER] - flat[_BEFORE], flat[_BELOW] - flat[_ABOVE]
-    ax, ay, az = a[:, 0], a[:, 1], a[:, 2]
-    bx, by, bz = b[:, 0], b[:, 1], b[:, 2]
-    nx, ny, nz = az * by - ay * bz, ax * bz - az * bx, ay * bx - ax * by
-    scale = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
-    flipped = EARS.start * WIDE
-    scale[flipped:] = np.where(nz[flipped:] > 0, -scale[flipped:], scale[flipped:])
-    lx, ly, lz = params.light
-    facing = (nx * lx + ny * ly + nz * lz) * scale
-    half = np.array([lx, ly, lz - 1.0])
-    half /= np.sqrt((half**2).sum()) + 1e-9
-    gloss = np.maximum((nx * half[0] + ny * half[1] + nz * half[2]) * scale, 0.0) ** 20
-    sky = 0.92 - 0.2 * ny * scale
-    light = params.ambient * sky + params.lamp * np.maximum((facing + 0.25) / 1.25, 0.0) + params.gloss * gloss
+    flat = turned.astype(np.float32).reshape(-1, 3)
+    a = np.ascontiguousarray((flat[_AFTER] - flat[_BEFORE]).T)
+    b = np.ascontiguousarray((flat[_BELOW] - flat[_ABOVE]).T)
+    nx, ny, nz = a[2] * b[1] - a[1] * b[2], a[0] * b[2] - a[2] * b[0], a[1] * b[0] - a[0] * b[1]
+    scale = 1 / (np.sqrt(nx * nx + ny * ny + nz * nz) + np.float32(1e-9))
+    ears = scale[EARS.start * WIDE :]
+    ears *= np.where(nz[EARS.start * WIDE :] > 0, np.float32(-1), np.float32(1))
+    nx, ny, nz = nx * scale, ny * scale, nz * scale
+    lx, ly, lz = (np.float32(v) for v in params.light)
+    facing = nx * lx + ny * ly + nz * lz
+    length = np.sqrt(2 - 2 * lz) + np.float32(1e-6)
+    shine = np.maximum((facing - nz) / length, 0)
+    shine *= shine
+    shine *= shine
+    shine *= shine
+    light = np.float32(params.ambient) * (np.float32(0.92) - np.float32(0.2) * ny)
+    light += np.float32(params.lamp / 1.25) * np.maximum(facing + np.float32(0.25), 0)
+    light += np.float32(params.gloss) * shine * shine
     return np.asarray(light.reshape(TALL, WIDE) * _SHADED, np.float32)

@@ -7,6 +7,7 @@ So the near side keeps the jaw edge, and the far side follows the visible outlin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,14 +19,12 @@ from train.data.synth.head import ARC, TEMPLATE, Places, face_vertices, to_uv
 from train.data.synth.params import HEM_COLUMNS, SHAPE_NAMES, FaceParams
 
 Array = NDArray[np.float64]
-SIDES = (-1.0, 1.0)
-"""Image left and image right of an unturned face."""
-
 # ---- contour -------------------------------------------------------------------------------------------------------
 
 _JAW_U = (104.0, 104.5, 104.5, 104.0, 103.5, 102.5, 101.0, 98.0, 92.5, 83.0, 70.0, 56.0, 42.0, 30.0, 19.0, 9.5, 0.0)
 _JAW_V = (-2.5, 6.8, 16.0, 25.2, 34.4, 43.5, 52.4, 61.0, 69.4, 77.3, 84.6, 91.4, 97.6, 103.0, 107.5, 110.5, 111.5)
 _STEPS = 16
+_EACH = np.arange(33)
 
 
 def _contour_paths() -> tuple[Places, Array]:
@@ -50,25 +49,23 @@ def contour(vertices: Array, turn: Array, distance: float) -> tuple[Array, Array
     """The 33 contour points of a turned face: projected millimetres (33, 2) and head coordinates (33, 3)."""
     path = _PATHS.on(vertices)
     flat = perspective(rotate(path, turn), distance)
-    up = np.array([turn[0, 1], turn[1, 1]])
-    norm = np.sqrt((up**2).sum())
-    c, s = (up[1] / norm, -up[0] / norm) if norm > 1e-6 else (1.0, 0.0)
-    outward = np.stack([c * _OUTWARD[:, 0] - s * _OUTWARD[:, 1], s * _OUTWARD[:, 0] + c * _OUTWARD[:, 1]], -1)
-    reach = flat[..., 0] * outward[:, None, 0] + flat[..., 1] * outward[:, None, 1]
+    right, down = float(turn[0, 1]), float(turn[1, 1])
+    norm = math.hypot(right, down)
+    c, s = (down / norm, -right / norm) if norm > 1e-6 else (1.0, 0.0)
+    x = c * _OUTWARD[:, :1] - s * _OUTWARD[:, 1:]
+    y = s * _OUTWARD[:, :1] + c * _OUTWARD[:, 1:]
+    reach = flat[..., 0] * x + flat[..., 1] * y
     best = reach.argmax(axis=1)
-    rows = np.arange(33)
-    at = np.clip(best, 1, _STEPS - 2)
-    before, here, after = reach[rows, at - 1], reach[rows, at], reach[rows, at + 1]
-    curve = before - 2 * here + after
-    offset = np.clip(
-        np.where(curve < -1e-9, 0.5 * (before - after) / np.where(curve < -1e-9, curve, -1.0), 0.0), -1.0, 1.0
-    )
-    place = np.where((best == 0) & (offset <= -1.0), 0.0, at + offset)
-    low = np.clip(place.astype(np.intp), 0, _STEPS - 2)
+    at = np.minimum(np.maximum(best, 1), _STEPS - 2)
+    before, here, after = reach[_EACH, at - 1], reach[_EACH, at], reach[_EACH, at + 1]
+    bend = np.minimum(before - 2 * here + after, -1e-9)
+    offset = np.minimum(np.maximum(0.5 * (before - after) / bend, -1.0), 1.0)
+    place = np.maximum(at + offset, 0.0)
+    low = np.minimum(place.astype(np.intp), _STEPS - 2)
     share = (place - low)[:, None]
     return (
-        flat[rows, low] * (1 - share) + flat[rows, low + 1] * share,
-        path[rows, low] * (1 - share) + path[rows, low + 1] * share,
+        flat[_EACH, low] * (1 - share) + flat[_EACH, low + 1] * share,
+        path[_EACH, low] * (1 - share) + path[_EACH, low + 1] * share,
     )
 
 
@@ -90,97 +87,101 @@ class Features:
 
 
 _BROW_X = np.array([-55.0, -45.5, -35.0, -24.0, -13.0])
-_BROW_TOP = np.array([-13.0, -20.8, -23.2, -22.2, -18.8])
-_BROW_LOW = np.array([-12.2, -15.6, -17.0, -15.2])
+_BROW_TOP = np.array([-12.6, -20.8, -23.0, -21.8, -18.6])
+_BROW_LOW = np.array([-13.6, -15.8, -15.4, -12.8])
 _EYE_X = np.array([-13.8, -7.6, 0.0, 7.6, 13.8])
 _EYE_UP = np.array([0.6, 4.4, 5.6, 4.4, -0.6])
 _EYE_DOWN = np.array([3.0, 4.4, 3.4])
+_EYE_SINK = np.array([1.2, 2.0, 1.4])
 _MOUTH_X = np.array([-27.0, -17.0, -6.0, 0.0, 6.0, 17.0, 27.0])
+_MOUTH_SIGN = np.sign(_MOUTH_X)
+_CORNER = (_MOUTH_X / 27.0) ** 2
+_SEAM = 63.2 + np.array([0.4, 0.2, -0.3, 0.2, -0.3, 0.2, 0.4])
+_GAPE = np.array([0.0, 0.72, 0.97, 1.0, 0.97, 0.72, 0.0])
+"""How far each of the seven columns of the mouth opens."""
+_LIP_UPPER = np.array([0.0, 4.5, 6.0, 5.4, 6.0, 4.5, 0.0])
+_LIP_LOWER = np.array([0.0, 5.4, 8.4, 9.2, 8.4, 5.4, 0.0])
+_LOWER_X = np.array([20.6, 11.2, 0.0, -11.2, -20.6])
+_INNER_X = np.array([-24.8, -13.4, 0.0, 13.4, 24.8])
+_INNER = np.stack([np.interp([0.0, 1.4, 3.0, 4.6, 6.0], np.arange(7), row) for row in np.eye(7)], axis=1)
 
 
-def _brow(params: FaceParams, side: float, which: int) -> Array:
-    """Nine points outer corner first along the top, then back, for image left; the caller orders image right."""
-    lift, frown = params.brow_lift[which], params.brow_frown
-    inward = (_BROW_X + 55.0) / 42.0
-    arch = -params.brow_arch * 2.2 * np.sin(np.pi * inward**0.8)
-    drop = frown * (5.5 * inward**2 - 1.0)
-    top = _BROW_TOP + arch + drop - lift
-    thick = (_BROW_LOW - _BROW_TOP[1:]) * params.brow_thick
-    low = top[1:] + thick
-    xs = _BROW_X + frown * 2.5 * inward + 0.6 * params.eye_gap * -1.0
-    upper = np.stack([xs, top], -1)
-    lower = np.stack([xs[1:], low], -1)[::-1]
-    curve = np.concatenate([upper, lower])
-    return curve * np.array([-side, 1.0])
+_BROW_INWARD = (_BROW_X + 55.0) / 42.0
+_BROW_ARCH = -2.2 * np.sin(np.pi * _BROW_INWARD**0.8)
+_BROW_DROP = 5.5 * _BROW_INWARD**2 - 1.0
+_BROW_THICK = _BROW_LOW - _BROW_TOP[1:]
+_BROW_RIGHT = [4, 3, 2, 1, 0, 8, 7, 6, 5]
+_EYE_RIGHT = [4, 3, 2, 1, 0, 7, 6, 5]
+_MIRROR = np.array([-1.0, 1.0])
 
 
-def _eye(params: FaceParams, which: int) -> tuple[Array, Array]:
-    """Eight lid points (outer corner, upper lid to the inner corner, lower lid back) and the pupil, image left."""
-    width, opening = params.eye_size, params.eye_open[which]
-    tall = params.eye_height * params.eye_size
-    centre = np.array([-31.2 - params.eye_gap, 0.2])
-    up = _EYE_UP.copy()
-    up[1:4] = _EYE_UP[1:4] * tall * min(opening, 1.5)
-    close = max(0.0, 1.0 - opening)
-    up[1:4] -= close * np.array([1.2, 2.0, 1.4])
-    squeeze = 1.0 - 0.35 * max(0.0, params.smile - 0.4) - 0.25 * close
-    down = _EYE_DOWN * tall * squeeze
-    up[1:4] = np.maximum(up[1:4], -down[::-1] + 0.5)
-    tilt = params.eye_tilt
-    top = np.stack([_EYE_X * width, -up], -1)
-    low = np.stack([_EYE_X[3:0:-1] * width, down], -1)
-    ring = np.concatenate([top, low])
-    ring[:, 1] += ring[:, 0] * tilt
-    gap = 2.4 * params.gaze[1] * min(opening, 1.0)
-    middle = -up[2] * 0.5 + down[1] * 0.5
-    pupil = np.array([4.2 * params.gaze[0], (-0.6 + gap) * min(opening, 1.0) + middle * max(0.0, 1.0 - opening)])
-    return ring + centre, pupil + centre
+def _brows(params: FaceParams) -> Array:
+    """18 points: top from image left to right, then back below; both brows."""
+    top = _BROW_TOP + params.brow_arch * _BROW_ARCH + params.brow_frown * _BROW_DROP
+    x = _BROW_X + (params.brow_frown * 2.5) * _BROW_INWARD - 0.6 * params.eye_gap
+    curve = np.empty((2, 9, 2))
+    curve[:, :5, 0], curve[:, 5:, 0] = x, x[:0:-1]
+    curve[:, :5, 1], curve[:, 5:, 1] = top, (top[1:] + _BROW_THICK * params.brow_thick)[::-1]
+    curve[..., 1] -= np.array(params.brow_lift)[:, None]
+    return np.concatenate([curve[0], curve[1, _BROW_RIGHT] * _MIRROR])
+
+
+def _eyes(params: FaceParams) -> tuple[Array, Array]:
+    """16 lid points (upper lid from image left to right, lower lid back) and the two pupils."""
+    ring, pupils = np.empty((2, 8, 2)), np.empty((2, 2))
+    tall, width = params.eye_height * params.eye_size, params.eye_size
+    centre = -31.2 - params.eye_gap
+    for k, opening in enumerate(params.eye_open):
+        close = max(0.0, 1.0 - opening)
+        squeeze = tall * (1.0 - 0.35 * max(0.0, params.smile - 0.4) - 0.25 * close)
+        low = _EYE_DOWN * squeeze
+        up = np.maximum(_EYE_UP[1:4] * (tall * opening) - close * _EYE_SINK, 0.5 - low[::-1])
+        ring[k, :5, 0], ring[k, 5:, 0] = _EYE_X * width, _EYE_X[3:0:-1] * width
+        ring[k, 0, 1], ring[k, 1:4, 1], ring[k, 4, 1], ring[k, 5:, 1] = -_EYE_UP[0], -up, -_EYE_UP[4], low
+        wide = min(opening, 1.0)
+        pupils[k, 0] = centre + 4.2 * params.gaze[0] * (1.0 if k == 0 else -1.0)
+        pupils[k, 1] = 0.2 + (2.4 * params.gaze[1] - 0.6) * wide + (float(low[1]) - float(up[1])) * 0.5 * (1.0 - wide)
+    ring[..., 1] += ring[..., 0] * params.eye_tilt + 0.2
+    ring[..., 0] += centre
+    pupils[1] *= _MIRROR
+    return np.concatenate([ring[0], ring[1, _EYE_RIGHT] * _MIRROR]), pupils
 
 
 def _mouth(params: FaceParams) -> Array:
     """Twelve outer and eight inner lip points in frontal millimetres."""
-    pucker = params.pucker
+    pucker, gape = params.pucker, params.mouth_open * 0.72
     width = (1.0 + params.mouth_width / 27.0) * (1.0 + 0.20 * params.smile - 0.36 * pucker - 0.006 * params.mouth_open)
-    gape = params.mouth_open * 0.72
     plump = 1.0 + 0.25 * pucker - 0.22 * max(0.0, params.smile)
-    upper = np.array([0.0, 4.5, 6.0, 5.4, 6.0, 4.5, 0.0]) * params.lip_upper * plump
-    lower = np.array([0.0, 5.4, 8.4, 9.2, 8.4, 5.4, 0.0]) * params.lip_lower * plump
-    spread = np.array([0.0, 0.72, 0.97, 1.0, 0.97, 0.72, 0.0])
-    line = 63.2 + params.mouth_shift
-    corner = (np.abs(_MOUTH_X) / 27.0) ** 2
-    lift = -params.smile * 6.0 * corner + params.smirk * 3.5 * corner * np.sign(_MOUTH_X) + 0.3 * gape * corner
-    seam = line + lift + np.array([0.4, 0.2, -0.3, 0.2, -0.3, 0.2, 0.4])
-    rise = 0.12 * gape * spread
-    top_in, low_in = seam - rise, seam + gape * spread
-    xs = _MOUTH_X * width
-    outer_top = np.stack([xs, top_in - upper], -1)
-    low_order = [5, 4, 3, 2, 1]
-    low_x = np.array([0.0, -20.6, -11.2, 0.0, 11.2, 20.6, 0.0]) * width
-    outer_low = np.stack([low_x, low_in + lower], -1)[low_order]
-    inner_x = np.array([-24.8, -13.4, 0.0, 13.4, 24.8]) * width
-    at = np.array([0.0, 1.4, 3.0, 4.6, 6.0])
-    inner_top = np.stack([inner_x, np.interp(at, np.arange(7), top_in)], -1)
-    inner_low = np.stack([inner_x[3:0:-1], np.interp(at[3:0:-1], np.arange(7), low_in) + 0.5], -1)
-    return np.concatenate([outer_top, outer_low, inner_top, inner_low])
+    lift = _CORNER * (0.3 * gape - 6.0 * params.smile) + (3.5 * params.smirk) * _CORNER * _MOUTH_SIGN
+    seam = _SEAM + lift + params.mouth_shift
+    top, low = seam - (0.12 * gape) * _GAPE, seam + gape * _GAPE
+    points = np.empty((20, 2))
+    points[:7, 0] = _MOUTH_X
+    points[:7, 1] = top - _LIP_UPPER * (params.lip_upper * plump)
+    points[7:12, 0] = _LOWER_X
+    points[7:12, 1] = (low + _LIP_LOWER * (params.lip_lower * plump))[5:0:-1]
+    points[12:17, 0] = _INNER_X
+    points[17:, 0] = _INNER_X[3:0:-1]
+    points[12:17, 1] = _inner(top)
+    points[17:, 1] = _inner(low)[3:0:-1] + 0.5
+    points[:, 0] *= width
+    return points
+
+
+def _inner(columns: Array) -> Array:
+    """Heights of the five inner lip columns between the seven outer ones."""
+    return np.asarray(np.einsum("ij,j->i", _INNER, columns))
 
 
 _NOSE = np.array(
-    [[0, -0.4], [0, 12.3], [0, 24.9], [0, 37.0], [-14.6, 42.2], [-7.4, 44.6], [0, 46.2], [7.4, 44.6], [14.6, 42.2]]
+    [[0, -0.4], [0, 12.3], [0, 24.9], [0, 37.0], [-14.8, 42.8], [-7.4, 45.0], [0, 46.4], [7.4, 45.0], [14.8, 42.8]]
 )
-_MIRROR = np.array([-1.0, 1.0])
 
 
 def features(params: FaceParams) -> Features:
     """All feature points of a face in its (u, v) plane."""
-    left_brow, right_brow = _brow(params, -1.0, 0), _brow(params, -1.0, 1) * _MIRROR
-    right_brow = right_brow[[4, 3, 2, 1, 0, 8, 7, 6, 5]]
-    left_eye, left_pupil = _eye(params, 0)
-    right_eye, right_pupil = _eye(params, 1)
-    right_eye, right_pupil = right_eye * _MIRROR, right_pupil * _MIRROR
-    right_pupil[0] += 8.4 * params.gaze[0]
-    right_eye = right_eye[[4, 3, 2, 1, 0, 7, 6, 5]]
-    pupils = np.stack([left_pupil, right_pupil])
-    xy = np.concatenate([left_brow, right_brow, _NOSE, left_eye, right_eye, _mouth(params), pupils])
+    eyes, pupils = _eyes(params)
+    xy = np.concatenate([_brows(params), _NOSE, eyes, _mouth(params), pupils])
     return Features(to_uv(xy), 5.9 * params.eye_size**0.5, np.asarray(params.eye_open))
 
 

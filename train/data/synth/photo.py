@@ -43,18 +43,16 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
     turned = sheet(params, marks.vertices, marks.turn)
     screen = perspective(turned, params.distance) * scale + centre
     seen = rasterise(turned, screen, size, STYLES[params.hair_style].hanging)
-    light = cv2.remap(lighting(params, turned), *_light_maps(), cv2.INTER_LINEAR) * shadows
-    lit = cv2.remap(
-        light,
-        seen.x * np.float32(0.5) - np.float32(0.25),
-        seen.y * np.float32(0.5) - np.float32(0.25),
-        cv2.INTER_LINEAR,
-    )
+    light = cv2.remap(lighting(params, turned), *_light_maps(), cv2.INTER_LINEAR)
+    light = cv2.multiply(cv2.resize(light, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR), shadows)
+    half, quarter = np.float32(0.5), np.float32(-0.25)
+    lit = cv2.remap(light, seen.x * half + quarter, seen.y * half + quarter, cv2.INTER_LINEAR)
     colours = cv2.remap(skin, seen.x, seen.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    colours = cv2.multiply(colours, cv2.merge([lit * np.float32(t) for t in params.tint]), dtype=cv2.CV_8U)
+    colours = cv2.multiply(colours, cv2.merge((lit, lit, lit)), dtype=cv2.CV_8U)
     height, width = seen.covered.shape
     part = picture[seen.y0 : seen.y0 + height, seen.x0 : seen.x0 + width]
-    edge = cv2.blur(seen.covered.astype(np.float32), (3, 3)) * seen.covered
+    edge = cv2.blur(seen.covered.astype(np.float32), (3, 3))
+    edge *= seen.covered
     part[:] = cv2.blendLinear(colours, np.ascontiguousarray(part), edge, 1 - edge)
     if params.occluder not in ("none", "mask"):
         cover(picture, params, marks, turned[FACE], scale, centre, rng)
@@ -71,10 +69,10 @@ def _background(rng: np.random.Generator, size: int) -> Image:
         corners = corners * 0.3 + corners.mean(axis=2, keepdims=True) * 0.7
     picture = cv2.resize(corners.astype(np.float32), (small, small), interpolation=cv2.INTER_LINEAR)
     cells = int(rng.integers(3, 28))
-    cloud = rng.normal(0, 1, (cells, cells, 1)) * 1.2 + rng.normal(0, 0.5, (cells, cells, 3))
-    cloud = cv2.resize(cloud.astype(np.float32), (small, small), interpolation=cv2.INTER_LINEAR)
-    picture = cv2.addWeighted(picture, 1.0, cloud, float(rng.uniform(0, 20)), 0.0)
-    drawn = np.clip(picture, 0, 255).astype(np.uint8)
+    cloud = rng.random((cells, cells, 3), np.float32) + rng.random((cells, cells, 1), np.float32) * np.float32(2.5)
+    cloud = cv2.resize(cloud, (small, small), interpolation=cv2.INTER_LINEAR)
+    strength = float(rng.uniform(0, 28))
+    drawn = cv2.addWeighted(picture, 1.0, cloud, strength, -1.75 * strength, dtype=cv2.CV_8U)
     count = int(rng.integers(0, 7))
     muted = rng.uniform(0.1, 1.0)
     for row in rng.random((count, 8)):
@@ -113,11 +111,13 @@ def _shoulders(picture: Image, params: FaceParams, scale: float, centre: Array, 
 def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Image:
     """Exposure, lens and sensor."""
     size = picture.shape[0]
-    gain = params.exposure * params.contrast
-    if gain != 1.0:
-        lift = 128.0 * params.exposure * (1 - params.contrast)
-        table = np.clip(np.rint(np.arange(256) * gain + lift), 0, 255).astype(np.uint8)
-        picture = cv2.LUT(picture, table)
+    gain = np.asarray(params.tint) * params.exposure * params.contrast
+    lift = 128.0 * params.exposure * (1 - params.contrast)
+    if lift == 0.0:
+        picture = cv2.transform(picture, np.diag(gain))
+    else:
+        table = np.arange(256)[:, None] * gain + lift
+        picture = cv2.LUT(picture, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
     if params.blur == "gauss":
         picture = cv2.GaussianBlur(picture, (0, 0), params.blur_amount * 2.6 * size / 160 + 0.2)
     elif params.blur == "small":

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.synth.figure import ATLAS_PLACES, BIAS, EAR_QUADS, HAIR_QUADS, REAL
+from train.data.synth.figure import ATLAS_PLACES, QUADS
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
@@ -21,10 +21,23 @@ _SHIFT = 4
 _SMALLEST = 0.04
 """Quads of less area (square pixels) are seen edge-on and left out."""
 
-_A, _B, _C, _D = ATLAS_PLACES[:-1, :-1], ATLAS_PLACES[:-1, 1:], ATLAS_PLACES[1:, 1:], ATLAS_PLACES[1:, :-1]
-_ALONG = ((_B + _C - _A - _D) * 0.5).reshape(-1, 2)
-_DOWN = ((_C + _D - _A - _B) * 0.5).reshape(-1, 2)
-_MIDDLE = ((_A + _B + _C + _D) * 0.25).reshape(-1, 2)
+
+def _corners(grid: Float) -> tuple[Float, Float, Float, Float]:
+    """The corners of all quads of a grid (R, C, ...), clockwise, each (quads, ...)."""
+    tail = grid.shape[2:]
+    parts = (grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1])
+    a, b, c, d = (part.reshape(-1, *tail) for part in parts)
+    return a, b, c, d
+
+
+def _axes(grid: Float) -> tuple[Float, Float, Float]:
+    """Mean step along the columns, mean step down the rows, and centre of all quads."""
+    a, b, c, d = _corners(grid)
+    first, second, half = c - a, b - d, np.float32(0.5)
+    return (first + second) * half, (first - second) * half, (a + b + c + d) * np.float32(0.25)
+
+
+_ALONG, _DOWN, _MIDDLE = _axes(ATLAS_PLACES.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -33,54 +46,58 @@ class Lookup:
 
     x0: int
     y0: int
-    covered: NDArray[np.bool_]
+    covered: NDArray[np.uint8]
     x: Float
     y: Float
 
 
 def rasterise(turned: Array, screen: Array, size: int, hanging_hair: bool) -> Lookup:
     """Paint the turned sheet, projected to `screen` pixels, into a size x size photo."""
-    quads = np.stack([screen[:-1, :-1], screen[:-1, 1:], screen[1:, 1:], screen[1:, :-1]], axis=2).reshape(-1, 4, 2)
-    z = turned[..., 2]
-    depth = (z[:-1, :-1] + z[:-1, 1:] + z[1:, 1:] + z[1:, :-1]).ravel() * 0.25 - BIAS
-    first = quads[:, 2] - quads[:, 0]
-    second = quads[:, 1] - quads[:, 3]
-    p, q = (first + second) * 0.5, (first - second) * 0.5
-    det = p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]
-    low, high = quads.min(axis=1), quads.max(axis=1)
-    seen = (det > _SMALLEST) | (EAR_QUADS & (det < -_SMALLEST))
-    if hanging_hair:
-        seen |= HAIR_QUADS & (det < -_SMALLEST)
-    seen &= REAL & (high[:, 0] > -1) & (high[:, 1] > -1) & (low[:, 0] < size) & (low[:, 1] < size)
+    grid = np.clip(screen, -4 * size, 5 * size).astype(np.float32)
+    along, down, centre = _axes(grid)
+    det = along[:, 0] * down[:, 1] - along[:, 1] * down[:, 0]
+    twosided = QUADS.ears | QUADS.hanging if hanging_hair else QUADS.ears
+    margin = np.float32(size + 12)
+    seen = np.where(twosided, np.abs(det), det) > _SMALLEST
+    seen &= QUADS.real
+    seen &= (centre[:, 1] < margin) & (centre[:, 1] > -12) & (centre[:, 0] > -12) & (centre[:, 0] < margin)
     chosen = np.flatnonzero(seen)
-    chosen = chosen[np.argsort(-depth[chosen], kind="stable")]
-    x0, y0 = (max(0, int(np.floor(v))) for v in low[chosen].min(axis=0))
-    x1, y1 = (min(size, int(np.ceil(v)) + 1) for v in high[chosen].max(axis=0))
-    fixed = np.rint((quads[chosen] - (x0, y0)) * (1 << _SHIFT)).astype(np.int32)
+    far = _corners(turned[..., 2].astype(np.float32))
+    depth = (far[0] + far[1] + far[2] + far[3])[chosen] * np.float32(0.25) - QUADS.nearer[chosen]
+    chosen = chosen[np.argsort(-depth, kind="stable")]
+    quads = np.stack([corner[chosen] for corner in _corners(grid)], axis=1)
+    x0, y0 = (int(min(max(0.0, float(np.floor(quads[..., k].min()))), size - 1)) for k in (0, 1))
+    x1, y1 = (int(max(1.0, min(float(size), float(np.ceil(quads[..., k].max()) + 1)))) for k in (0, 1))
     numbers = np.zeros((y1 - y0, x1 - x0), np.int32)
+    polygons = np.rint((quads - np.array((x0, y0), np.float32)) * (1 << _SHIFT)).astype(np.int32)
     fill = cv2.fillConvexPoly
-    for number, polygon in enumerate(fixed, start=1):
-        fill(numbers, polygon, number, cv2.LINE_8, _SHIFT)
-    rows = np.zeros((len(chosen) + 1, 6), np.float32)
-    rows[1:] = _affine(p[chosen], q[chosen], det[chosen], quads[chosen].mean(axis=1) - (x0, y0), chosen)
-    values = np.take(rows, numbers, axis=0)
+    number = 0
+    for polygon in polygons:
+        number += 1
+        fill(numbers, polygon, number, 8, _SHIFT)
+    table = np.zeros((len(chosen) + 1, 6), np.float32)
+    _affine(table[1:], along[chosen], down[chosen], det[chosen], centre[chosen] - (x0, y0), chosen)
+    values = np.take(table, numbers, axis=0)
     xs = np.arange(x1 - x0, dtype=np.float32)[None, :]
     ys = np.arange(y1 - y0, dtype=np.float32)[:, None]
-    x = values[..., 0] * xs + values[..., 1] * ys + values[..., 2]
-    y = values[..., 3] * xs + values[..., 4] * ys + values[..., 5]
-    return Lookup(x0, y0, numbers > 0, x, y)
+    x = values[..., 0] * xs
+    x += values[..., 1] * ys
+    x += values[..., 2]
+    y = values[..., 3] * xs
+    y += values[..., 4] * ys
+    y += values[..., 5]
+    return Lookup(x0, y0, np.minimum(numbers, 1).astype(np.uint8), x, y)
 
 
-def _affine(p: Array, q: Array, det: Array, centre: Array, chosen: NDArray[np.intp]) -> Array:
-    """Per quad: atlas x and y as linear functions of the pixel."""
-    along = np.stack([q[:, 1], -q[:, 0]], -1) / det[:, None]
-    down = np.stack([-p[:, 1], p[:, 0]], -1) / det[:, None]
-    along /= np.maximum(np.abs(along).max(-1, keepdims=True), 1.0)
-    down /= np.maximum(np.abs(down).max(-1, keepdims=True), 1.0)
+def _affine(out: Float, p: Float, q: Float, det: Float, centre: Array, chosen: NDArray[np.intp]) -> None:
+    """Per quad: atlas x and y as linear functions of the pixel, never steeper than one quad per pixel."""
+    one = np.float32(1)
+    per_p = one / np.maximum(np.maximum(np.abs(q[:, 0]), np.abs(q[:, 1])), np.abs(det)) * np.sign(det)
+    per_q = one / np.maximum(np.maximum(np.abs(p[:, 0]), np.abs(p[:, 1])), np.abs(det)) * np.sign(det)
+    px, py, qx, qy = q[:, 1] * per_p, -q[:, 0] * per_p, -p[:, 1] * per_q, p[:, 0] * per_q
     step_p, step_q, middle = _ALONG[chosen], _DOWN[chosen], _MIDDLE[chosen]
-    result = np.empty((len(chosen), 6))
     for k in (0, 1):
-        gradient = step_p[:, k, None] * along + step_q[:, k, None] * down
-        result[:, 3 * k : 3 * k + 2] = gradient
-        result[:, 3 * k + 2] = middle[:, k] - gradient[:, 0] * centre[:, 0] - gradient[:, 1] * centre[:, 1]
-    return result
+        gx = step_p[:, k] * px + step_q[:, k] * qx
+        gy = step_p[:, k] * py + step_q[:, k] * qy
+        out[:, 3 * k], out[:, 3 * k + 1] = gx, gy
+        out[:, 3 * k + 2] = middle[:, k] - gx * centre[:, 0] - gy * centre[:, 1]
