@@ -34,6 +34,12 @@ class Problem:
         return f"{self.where}: {self.text}"
 
 
+def _printable(text: str) -> str:
+    """One line without control characters: file names may hold anything."""
+    line = " ".join(text.split())[:300]
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
 class Problems:
     """The broken faces of a source: all are counted by kind, the first thousand are kept with file:line."""
 
@@ -44,7 +50,7 @@ class Problems:
 
     def add(self, kind: str, where: str, text: str) -> None:
         """Note a broken face, or stop at it when the caller asked to."""
-        problem = Problem(kind, where, " ".join(text.split())[:300])
+        problem = Problem(kind, where, _printable(text))
         if self.on_error == "fail":
             raise InputError(f"{problem}; correct it, or skip broken faces")
         self.counts[kind] += 1

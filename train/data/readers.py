@@ -13,6 +13,7 @@ from runtime.errors import InputError
 from runtime.files import read_bytes, require_file
 from runtime.images import Image, read_image
 from runtime.layouts import Layout, plain_layout
+from train.data.angles import read_angles
 from train.data.lines import Line, LineError, check_points, layout_of_count, parse_line
 from train.data.photos import Album, Size, group_of, images_folder, outside_photo, photo_beside
 from train.data.problems import OnError, Problems
@@ -129,6 +130,7 @@ def assemble(
 ) -> ListSource:
     """Look every photo up, leave out what cannot be used, and make the source."""
     album = Album(folder)
+    angles = read_angles(folder.parent)
     samples: list[FaceSample] = []
     sizes: list[Size | None] = []
     layout: Layout | None = None
@@ -150,6 +152,7 @@ def assemble(
                 layout=layout.name,
                 box=entry.line.box,
                 attributes=entry.line.flags,
+                angles=angles.get(entry.name),
                 origin=entry.where,
                 group=group_of(entry.name),
             )
