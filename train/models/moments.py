@@ -111,8 +111,7 @@ def _depthwise_moments(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, Ten
     channels, height, width = x.shape[1:]
     inside, joint = _padding_masks(height, width, kernel, stride, x.dtype, x.device)
     positions = len(x) * output_length(height, kernel, stride) * output_length(width, kernel, stride)
-    shift = x.detach().sum(0).mean((1, 2)) / len(x)
-    second, image = _CentredSecondMoments.apply(x, shift, kernel, stride)  # type: ignore[no-untyped-call]
+    second, image, shift = _CentredSecondMoments.apply(x, kernel, stride)  # type: ignore[no-untyped-call]
     # met[a, b]: sum of the centred pixels under tap a over the positions where tap b lies inside the image
     met = torch.einsum("abh,chw,dew->cadbe", inside[0], image, inside[1]) / positions
     met = met.reshape(channels, kernel * kernel, kernel * kernel)
@@ -147,28 +146,30 @@ def _padding_masks(
 
 
 class _CentredSecondMoments(torch.autograd.Function):
-    """Sums of products of the centred pixels under every two taps (C, D, D), and the centred pixels' sum over images.
+    """Sums of products of the centred pixels under every two taps (C, D, D), their sum over images, and the shift.
 
-    `shift` is a constant here: what is derived from the results does not depend on it.
+    The shift that centres them is a constant: what is derived from the results does not depend on it.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, kernel: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+        image = _sum_images(x)
+        shift = image.mean((1, 2)) / len(x)
         centred = x - shift[:, None, None]
+        ctx.mark_non_differentiable(shift)
         ctx.save_for_backward(centred)
         ctx.kernel, ctx.stride = kernel, stride
         ctx.by_lag = kernel == 3 and stride == 1 and min(x.shape[2:]) >= 3
         if ctx.by_lag:
             second = (_lag_features(centred) @ _lag_map(x.dtype, x.device)).view(-1, 9, 9)
         else:
-            taps = _taps(F.pad(centred, (kernel // 2,) * 4), kernel, stride)
-            second = torch.stack([_correlate(tap, centred, kernel, stride, kernel // 2) for tap in taps], 1)
-        return second, centred.sum(0)
+            second = _tap_products(centred, kernel, stride)
+        return second, image - len(x) * shift[:, None, None], shift
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (centred,) = ctx.saved_tensors
-        of_second, of_image = gradients
+        of_second, of_image = gradients[:2]
         kernel = ctx.kernel
         if ctx.by_lag:
             gradient = _lag_gradient(centred, of_second.flatten(1) @ _lag_map(centred.dtype, centred.device).T)
@@ -180,26 +181,64 @@ class _CentredSecondMoments(torch.autograd.Function):
                 F.conv2d(centred, weights[:, a], None, ctx.stride, kernel // 2, 1, groups) for a in range(kernel**2)
             ]
             gradient = _gather_taps(taps, centred, kernel, ctx.stride)
-        return gradient.add_(of_image), None, None, None
+        return gradient.add_(of_image), None, None
 
 
-def _correlate(left: Tensor, right: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+def _sum_images(x: Tensor) -> Tensor:
+    """Sum over the batch as a matrix product: several times faster than a strided reduction."""
+    by_pixel = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    ordered = x.permute(0, 2, 3, 1) if by_pixel else x
+    total = (x.new_ones(1, len(x)) @ ordered.reshape(len(x), -1)).view(ordered.shape[1:])
+    return total.permute(2, 0, 1) if by_pixel else total
+
+
+def _correlate(left: Tensor, right: Tensor, kernel: int = 3) -> Tensor:
     """For each channel and tap, the sum of `left` times the pixels of `right` under the tap: (C, k*k).
 
-    It is the weight gradient of a depthwise convolution, for which back ends have fast code.
+    It is the weight gradient of a depthwise convolution with padding k // 2, for which back ends have fast code.
     """
     weight = right.new_empty(right.shape[1], 1, kernel, kernel)
+    pad = [kernel // 2] * 2
     result = torch.ops.aten.convolution_backward(
-        left, right, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight), [False, True, False]
+        left, right, weight, None, [1, 1], pad, [1, 1], False, [0, 0], len(weight), [False, True, False]
     )[1]
     return result.reshape(len(weight), kernel * kernel)
+
+
+def _tap_products(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Sums of products of the pixels under every two taps (C, k*k, k*k), for any stride.
+
+    Pixels are dealt out into stride x stride planes; within one, a tap is a whole number of steps away.
+    """
+    height, width = (output_length(n, kernel, stride) for n in x.shape[2:])
+    taps = [tap.contiguous() for tap in _taps(F.pad(x, (kernel // 2,) * 4), kernel, stride)]
+    dealt = F.pad(x, (0, width * stride - x.shape[3], 0, height * stride - x.shape[2]))
+    steps = [divmod(tap - kernel // 2, stride) for tap in range(kernel)]
+    result = x.new_empty(x.shape[1], kernel * kernel, kernel * kernel)
+    for i in range(stride):
+        for j in range(stride):
+            under = [
+                (row * kernel + column, dy + kernel // 2, dx + kernel // 2)
+                for row, (dy, rest_y) in enumerate(steps)
+                for column, (dx, rest_x) in enumerate(steps)
+                if (rest_y, rest_x) == (i, j)
+            ]
+            plane = dealt[:, :, i::stride, j::stride].contiguous()
+            for a, tap in enumerate(taps):
+                if all(a > b for b, _, _ in under):
+                    continue
+                sums = _correlate(tap, plane, kernel).view(-1, kernel, kernel)
+                for b, y, x_ in under:
+                    result[:, a, b] = result[:, b, a] = sums[:, y, x_]
+    return result
 
 
 def _lag_features(x: Tensor) -> Tensor:
     """Autocorrelation of each channel's plane (25 lags), of its border rows and columns (3 lags), squared corners."""
     channels = x.shape[1]
-    left = _correlate(F.pad(x, (0, 2, 0, 2)), x, 3, 1, 2).view(channels, 3, 3)
-    right = _correlate(F.pad(x, (2, 0, 0, 2)), x, 3, 1, 2).view(channels, 3, 3)
+    wide = F.pad(x, (1, 1, 1, 1))
+    left = _correlate(F.pad(x, (0, 2, 0, 2)), wide).view(channels, 3, 3)
+    right = _correlate(F.pad(x, (2, 0, 0, 2)), wide).view(channels, 3, 3)
     upper = torch.cat([left, right[:, :, 1:]], 2)
     plane = torch.cat([upper, upper[:, :2].flip(1, 2)], 1)
     lines = [_line_lags(line) for line in _border_lines(x)]
