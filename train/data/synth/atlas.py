@@ -37,7 +37,7 @@ def _detail(variant: int) -> Image:
     blotch = cv2.resize(
         rng.standard_normal((26, 38)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    tone = 1.0 + fine / fine.std() * (0.012 + 0.006 * variant) + blotch * 0.022
+    tone = 1.0 + fine / fine.std() * (0.010 + 0.005 * variant) + blotch * 0.022
     detail = np.repeat(tone[..., None], 3, axis=2)
     u, v = np.meshgrid(np.arange(fig.FACE_WIDTH) + fig.LEFT, np.arange(fig.FACE_HEIGHT) + fig.TOP)
     flush = np.zeros((height, width))
@@ -48,7 +48,7 @@ def _detail(variant: int) -> Image:
     detail[..., 0] *= 1 - 0.11 * flush
     detail[..., 1] *= 1 - 0.11 * flush
     strands = _strands(rng, fig.HAIR_HEIGHT + 2, fig.SIDE_WIDTH + 2)
-    detail[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1] = (1 + 0.30 * strands)[..., None]
+    detail[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1] = (1 + 0.24 * strands)[..., None]
     return np.clip(np.rint(detail * 160), 0, 255).astype(np.uint8)
 
 
@@ -108,14 +108,15 @@ def _growth() -> tuple[Float, Float, Image]:
     )
 
 
-def paint(params: FaceParams, features: Features, rng: np.random.Generator) -> tuple[Image, Float]:
+def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.Generator) -> tuple[Image, Float]:
     """The atlas of one face (BGR) and its shadows (half size, 1 = none)."""
     detail = _detail(int(rng.integers(_VARIANTS)))
     face = cv2.transform(detail, np.diag(np.asarray(params.skin, np.float32) / np.float32(160)))
     pixels = np.asarray(face, np.uint8)
     shadows = Shadows(hollows().shape)
     _hair_swatch(pixels, detail, params, rng)
-    _ears(pixels, params, shadows)
+    _ears(shadows)
+    _collar(pixels, cloth, params.hair_part)
     if params.freckles > 0:
         _freckles(pixels, params, rng)
     _make_up(pixels, params, features)
@@ -148,14 +149,21 @@ def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.rando
         cv2.rectangle(pixels, (fig.SIDE_AT - 1, 98), (fig.SIDE_AT + fig.SIDE_WIDTH, fig.HAIR_HEIGHT + 1), band, -1)
 
 
-def _ears(pixels: Image, params: FaceParams, shadows: Shadows) -> None:
-    for left, side in ((fig.SIDE_AT, -1.0), (fig.SIDE_AT + fig.EAR_WIDTH + 2, 1.0)):
+def _ears(shadows: Shadows) -> None:
+    for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):
         middle = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
         shadows.fill(middle + disc(0.0, 0.0, 13.0, 11.0), 0.62)
-        shadows.stroke(
-            middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2
-        )
-    del side, pixels, params
+        shadows.stroke(middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2)
+
+
+def _collar(pixels: Image, cloth: Colour, cut: float) -> None:
+    """Clothes on the lower part of the neck's swatch, lower in front than behind."""
+    across = np.linspace(-1.0, 1.0, 13)
+    edge = fig.NECK_TOP + fig.NECK_HEIGHT * (0.74 + (0.12 + 0.03 * cut) * np.cos(across * np.pi / 2) ** 2)
+    x = fig.SIDE_AT + fig.SIDE_WIDTH * (across + 1) / 2
+    outline = np.concatenate([np.stack([x, edge], -1), [[x[-1] + 2, fig.EAR_TOP - 1.0], [x[0] - 1, fig.EAR_TOP - 1.0]]])
+    fill(pixels, outline, cloth)
+    cv2.polylines(pixels, [fixed(outline[:13])], False, times(cloth, 0.7), 2, cv2.LINE_AA, 4)
 
 
 def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> None:

@@ -38,7 +38,7 @@ ATLAS_WIDTH, ATLAS_HEIGHT = 400, 232
 """Multiples of four, so that the light and shadow pictures fit."""
 
 _AROUND: Array = np.linspace(-np.pi, np.pi, WIDE)
-_NECK_DOWN: Array = np.array([58.0, 92.0, 122.0, 158.0, 215.0])
+_NECK_DOWN: Array = np.array([15.0, 65.0, 108.0, 152.0, 215.0])
 _EAR_OUT: Array = np.linspace(0.0, 1.0, 4)
 _EAR_ROUND: Array = np.linspace(0.0, 2 * np.pi, _ROUND)
 
@@ -142,7 +142,7 @@ class Style:
 
 _HEM_AT = (0.0, 0.5, 0.95, 1.3, 1.65, 2.2, np.pi)
 STYLES = {
-    "bald": Style((-70, -60, -20, 10, 20, 30, 30), -1.5, False, 0.06),
+    "bald": Style((-70, -64, -30, 10, 24, 34, 38), 0.4, False, 0.06),
     "short": Style((-67, -65, -50, -14, 4, 30, 45), 6.5, False, 0.10),
     "receding": Style((-86, -92, -62, -14, 4, 30, 45), 4.5, False, 0.10),
     "fringe": Style((-31, -33, -28, 4, 34, 55, 60), 9.0, True, 0.06),
@@ -157,12 +157,14 @@ _SIN, _COS, _WAVE = np.sin(_AROUND), np.cos(_AROUND), np.cos(_AROUND * 9.0)
 _PART = 9.0 * np.sin(_AROUND * 2)
 _HEMS = {name: np.interp(np.abs(_AROUND), _HEM_AT, style.hem) for name, style in STYLES.items()}
 _STEPS = np.linspace(0.02, 1.0, HAIR.stop - HAIR.start)[:, None]
+_THINNED = 1.0 - 0.75 * _STEPS**4 * np.clip((_COS + 0.1) / 0.4, 0.0, 1.0)
+"""The hair lies down towards its hem over the forehead."""
 
 
 def _hair(params: FaceParams, out: Array) -> None:
     """The shell of the hair (or of the bare skull)."""
     style = STYLES[params.hair_style]
-    thick = style.thick * (0.7 + 0.6 * params.hair_volume)
+    thick = style.thick * (0.7 + 0.6 * params.hair_volume) * _THINNED
     bottom = _HEMS[params.hair_style]
     loose = params.hair_style not in ("bald", "hat")
     if loose:
@@ -195,17 +197,17 @@ _EAR, _MIRROR = _ear(), np.array([-1.0, 1.0, 1.0])
 
 
 def _neck() -> Array:
-    wide = np.interp(_NECK_DOWN, (58, 122, 158, 215), (54.0, 55.0, 62.0, 104.0))[:, None]
-    deep = np.interp(_NECK_DOWN, (58, 215), (54.0, 60.0))[:, None]
+    wide = np.interp(_NECK_DOWN, (15, 65, 108, 152, 215), (44.0, 53.0, 55.0, 60.0, 108.0))[:, None]
+    deep = np.interp(_NECK_DOWN, (15, 65, 215), (46.0, 54.0, 64.0))[:, None]
     x = wide * np.sin(_AROUND)[None, :]
     z = 20.0 - deep * np.cos(_AROUND)[None, :]
     return np.stack([x, np.broadcast_to(_NECK_DOWN[:, None], x.shape), z], axis=-1)
 
 
 _NECK = _neck()
-_STIFF = np.interp(_NECK_DOWN, (58, 122, 215), (0.0, 0.3, 0.9))[:, None, None]
+_STIFF = np.interp(_NECK_DOWN, (15, 65, 108, 215), (0.0, 0.12, 0.35, 0.9))[:, None, None]
 _SHADED = np.ones((TALL, WIDE), np.float32)
-_SHADED[NECK] = np.interp(_NECK_DOWN, (58, 100, 130, 160), (0.40, 0.52, 0.80, 0.95))[:, None]
+_SHADED[NECK] = np.interp(_NECK_DOWN, (15, 65, 108, 152), (0.40, 0.42, 0.60, 0.95))[:, None]
 _SHADED[EARS] = np.array([0.75, 0.85, 1.0, 1.0])[:, None]
 _SHADED[HAIR] = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start)[:, None]
 

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 _JAW_U = (104.0, 104.5, 104.5, 104.0, 103.5, 102.5, 101.0, 98.0, 92.5, 83.0, 70.0, 56.0, 42.0, 30.0, 19.0, 9.5, 0.0)
 _JAW_V = (-2.5, 6.8, 16.0, 25.2, 34.4, 43.5, 52.4, 61.0, 69.4, 77.3, 84.6, 91.4, 97.6, 103.0, 107.5, 110.5, 111.5)
-_STEPS = 16
+_STEPS = 20
 _EACH = np.arange(33)
 
 
@@ -32,7 +32,7 @@ def _contour_paths() -> tuple[Places, Array]:
     u = np.array([-a for a in _JAW_U] + [a for a in reversed(_JAW_U[:-1])])
     v = np.array(_JAW_V + tuple(reversed(_JAW_V[:-1])))
     lower = np.clip((v - 55.0) / 56.0, 0.0, 1.0)
-    inner_u = np.sign(u) * np.minimum(np.abs(u) * 0.9, 34.0)
+    inner_u = np.sign(u) * np.minimum(np.abs(u) * 0.9, np.interp(v, (-5.0, 20.0, 40.0, 55.0), (20.0, 20.0, 19.0, 14.0)))
     inner_v = v - 26.0 * lower**1.5
     steps = np.linspace(0.0, 1.0, _STEPS)[None, :]
     uv = np.stack([u[:, None] + (inner_u - u)[:, None] * steps, v[:, None] + (inner_v - v)[:, None] * steps], axis=-1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.images import Image
 from train.data.synth.atlas import paint
+from train.data.synth.brush import Colour, fixed, times
 from train.data.synth.camera import perspective
 from train.data.synth.figure import FACE, STYLES, light_places, lighting, sheet
 from train.data.synth.marks import Marks
@@ -38,8 +39,9 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
     """The photo of one face, BGR uint8 (size, size, 3)."""
     rng = generator(seed, index, 1)
     picture = _background(rng, size)
-    _shoulders(picture, params, scale, centre, rng)
-    skin, shadows = paint(params, marks.features, rng)
+    b, g, r = (float(c) for c in rng.uniform(15, 225, 3))
+    _shoulders(picture, params, (b, g, r), scale, centre)
+    skin, shadows = paint(params, marks.features, (b, g, r), rng)
     turned = sheet(params, marks.vertices, marks.turn)
     screen = perspective(turned, params.distance) * scale + centre
     seen = rasterise(turned, screen, size, STYLES[params.hair_style].hanging)
@@ -96,16 +98,12 @@ _BUST = np.concatenate(
         [[245.0, 700.0], [-245.0, 700.0]],
     ]
 )
-_COLLAR = np.array([[-46.0, 148.0], [46.0, 148.0], [30.0, 190.0], [0.0, 205.0], [-30.0, 190.0]])
 
 
-def _shoulders(picture: Image, params: FaceParams, scale: float, centre: Array, rng: np.random.Generator) -> None:
+def _shoulders(picture: Image, params: FaceParams, cloth: Colour, scale: float, centre: Array) -> None:
     """A clothed bust behind the neck."""
-    level = params.ambient + 0.5 * params.lamp
-    colour = [float(c) * level for c in rng.uniform(15, 225, 3)]
-    cv2.fillPoly(picture, [np.rint((_BUST * scale + centre) * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
-    seam = [c * 0.75 for c in colour]
-    cv2.polylines(picture, [np.rint((_COLLAR * scale + centre) * 16).astype(np.int32)], True, seam, 2, cv2.LINE_AA, 4)
+    lit = times(cloth, params.ambient + 0.45 * params.lamp)
+    cv2.fillPoly(picture, [fixed(_BUST * scale + centre)], lit, cv2.LINE_AA, 4)
 
 
 def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Image:

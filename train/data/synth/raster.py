@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 
 _SHIFT = 4
-_SMALLEST = 0.04
+_SMALLEST = 0.8
 """Quads of less area (square pixels) are seen edge-on and left out."""
 
 
