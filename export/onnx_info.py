@@ -149,6 +149,11 @@ def _inferred(model: ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     return shapes, types
 
 
+def element_types(model: ModelProto) -> dict[str, int]:
+    """Element type of every tensor that inference can name."""
+    return _inferred(model)[1]
+
+
 def _weight(node: NodeProto, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> TensorProto | None:
     """The constant behind a layer's weight input, through quantisation and casts."""
     index = WEIGHTED[node.op_type]

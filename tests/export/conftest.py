@@ -34,7 +34,7 @@ def face_like(spec: ModelSpec, seed: int = 0) -> nn.Module:
         points[60], points[72] = (0.3, 0.4), (0.7, 0.4)
         fc: nn.Linear = model.get_submodule("fc")  # type: ignore[assignment]
         fc.bias.copy_(torch.from_numpy(points.reshape(-1)))
-        fc.weight.mul_(0.2)
+        fc.weight.mul_(0.005)
     return model
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export.contract import LAST_OPSET, Finding, check_contract, refusals
-from export.onnx_file import read_onnx, to_bytes, write_onnx
+from export.onnx_file import read_onnx, write_onnx
 from runtime.errors import UsageError
 
 Variant = dict[str, Any]
