@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from export.c import reference
 from export.c.ir import Add, Dense, Depthwise, Pool
-from export.c.layers import LayerWriter, Weights, group_loop, layer_of
+from export.c.fetch import plan_fetches
+from export.c.layers import LayerWriter, group_loop, layer_of
 from export.c.names import rename
-from export.c.pack import pack_all, pack_dense, pack_depthwise
+from export.c.pack import Weights, pack_all, pack_dense, pack_depthwise
 from export.c.passes import describe
 from export.c.plan import InputLayer, Plan, gemm_mode, padded
 from runtime.spec import ModelSpec
@@ -80,7 +81,7 @@ def isa_blocks(isas: tuple[str, ...]) -> str:
     for isa in isas:
         condition, title = ISAS[isa]
         guard = f"{condition} && !defined(LM_FORCE_SCALAR)" if isa != "scalar" else condition
-        text += f"{word} {guard}\n#define LM_ISA \"{title}\"\n"
+        text += f'{word} {guard}\n#define LM_ISA "{title}"\n'
         text += f"#define LM_TARGET_{isa.upper()}\n" if isa != "scalar" else ""
         for kernel in KERNELS:
             text += source_text(f"kernels/{kernel}-f32-{isa}.c")
@@ -95,7 +96,9 @@ def row_kernels(plan: Plan) -> str:
     needed = ["input"]
     needed += ["add"] if any(isinstance(x, Add) for x in layers) else []
     needed += ["pool"] if any(isinstance(x, Pool) for x in layers) else []
-    needed += ["patch"] if any(isinstance(x, Dense) and gemm_mode(x, plan.graph.input) == "patch" for x in layers) else []
+    needed += (
+        ["patch"] if any(isinstance(x, Dense) and gemm_mode(x, plan.graph.input) == "patch" for x in layers) else []
+    )
     return "".join(source_text(f"kernels/{name}-f32.c") for name in needed)
 
 
@@ -226,6 +229,7 @@ MACROS = """#ifndef LM_PROFILE_BEGIN
 
 PROLOGUE = """#include "landmarks.h"
 
+#include <math.h>
 #include <string.h>
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -241,10 +245,10 @@ PROLOGUE = """#include "landmarks.h"
 def emit(plan: Plan, spec: ModelSpec, sha: str, prefix: str, isas: tuple[str, ...]) -> Sources:
     """Text of header and source."""
     blob, weights = pack_weights(plan)
-    writer = LayerWriter(plan, weights)
+    writer = LayerWriter(plan, weights, plan_fetches(plan, weights, blob.size))
     steps = [step for group in plan.groups for step in group.steps]
-    scale = np.float32(1 / 255) / np.asarray(spec.std, np.float32)
-    shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    scale = np.tile(np.float32(1 / 255) / np.asarray(spec.std, np.float32), 16)
+    shift = np.tile(np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32), 16)
     zeros = (spec.input_size + 2) * 3
     parts = [
         f"/* {banner(plan, spec, sha)} */\n",
@@ -254,7 +258,7 @@ def emit(plan: Plan, spec: ModelSpec, sha: str, prefix: str, isas: tuple[str, ..
         isa_blocks(isas),
         row_kernels(plan),
         f"static const float LM_ALIGNED lm_weights[{blob.size}] = {{\n{float_rows(blob)}}};\n",
-        f"static const float lm_input_scale[3] = {{\n{float_rows(scale)}}};\nstatic const float lm_input_shift[3] = {{\n{float_rows(shift)}}};\n",
+        f"static const float lm_input_scale[48] = {{\n{float_rows(scale)}}};\nstatic const float lm_input_shift[48] = {{\n{float_rows(shift)}}};\n",
         f"static const float lm_zeros[{zeros}] = {{0.0f}};\n",
         source_text("templates/network.c"),
         layer_table(plan),

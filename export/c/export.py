@@ -65,11 +65,11 @@ def export_c(
     isas = tuple(isa for isa in ISAS if isa in options.isas or isa == "scalar")
     sources = emit(plan, spec, sha, prefix, isas)
     if options.max_ram is not None and sources.arena > options.max_ram:
-        raise InputError(f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}")
+        raise InputError(
+            f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}"
+        )
     target = Path(directory)
     files = (target / "landmarks.h", target / "landmarks.c")
     write_text(files[0], sources.header)
     write_text(files[1], sources.source)
-    return CReport(
-        files, sources.arena, plan.lower_bound, sources.weight_bytes, graph.macs, tuple(sources.layers), sha
-    )
+    return CReport(files, sources.arena, plan.lower_bound, sources.weight_bytes, graph.macs, tuple(sources.layers), sha)

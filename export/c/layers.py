@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
+from export.c.fetch import Fetch
 from export.c.names import comment_text
+from export.c.pack import Weights
 from export.c.passes import describe
 from export.c.plan import Buffer, Group, InputLayer, Plan, Step, gemm_mode
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a layer's weights and bias begin in the weight array."""
-
-    weights: int
-    bias: int
 
 
 class LayerWriter:
     """Writes the float layers of a plan."""
 
-    def __init__(self, plan: Plan, weights: dict[int, Weights], scale: str = "lm_input_scale", shift: str = "lm_input_shift") -> None:
+    def __init__(self, plan: Plan, weights: dict[int, Weights], fetches: dict[int, Fetch]) -> None:
         self.plan = plan
         self.weights = weights
-        self.normalise = f"{scale}, {shift}"
+        self.fetches = fetches
 
     def function(self, step: Step) -> str:
         """The function that computes rows [from, to) of a layer."""
@@ -57,7 +49,7 @@ class LayerWriter:
         width = layer.output.shape.width
         return (
             "    for (int y = from; y < to; y++) {\n"
-            f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, {self.normalise}, {self.row(layer.output, 'y')});\n"
+            f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, lm_input_scale, lm_input_shift, {self.row(layer.output, 'y')});\n"
             "    }\n"
         )
 
@@ -69,6 +61,8 @@ class LayerWriter:
         text += f"        a.y = {self.row(layer.output, 'y')};\n        a.y_step = {place.buffer.pixel_step};\n"
         text += f"        a.add = {self.row(add, 'y') if add else 'NULL'};\n        a.add_step = {self.buffer(add).pixel_step if add else 0};\n"
         text += f"        a.vectors = {place.pixel.vectors};\n        a.pixels = {pixels};\n        a.relu = {int(layer.relu)};\n"
+        fetch = self.fetches.get(id(layer))
+        text += f"        a.next = {f'lm_weights + {fetch.start}' if fetch else 'NULL'};\n        a.next_lines = {fetch.lines if fetch else 0};\n"
         return text + "        lm_gemm(&a);\n"
 
     def _dense(self, layer: Dense, step: Step) -> str:
@@ -149,15 +143,17 @@ class LayerWriter:
         source, target = self.plan.place(layer.inputs[0]), self.plan.place(layer.output)
         at = self.weights[id(layer)]
         buffer = source.buffer
-        text = "    for (int y = from; y < to; y++) {\n        lm_dw_args a;\n        for (int k = 0; k < 3; k++) {\n"
-        text += (
-            f"            const float *x = lm_row_or_null(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, "
-            f"y * {layer.stride} - 1 + k, {buffer.height});\n"
-        )
+        count = 2 + layer.stride
+        text = "    for (int y = from; y < to; y += 2) {\n        lm_dw_args a;\n        a.rows = to - y < 2 ? 1 : 2;\n"
+        text += f"        for (int k = 0; k < {count + 1}; k++) {{\n            const float *x = lm_row_or_null(net, {buffer.offset}, {buffer.rows}, "
+        text += f"{buffer.row_bytes}, y * {layer.stride} - 1 + k, {buffer.height});\n"
         text += f"            a.x[k] = x != NULL ? x + {source.lane} : NULL;\n        }}\n"
         text += f"        a.x_step = {buffer.pixel_step};\n        a.in_width = {layer.inputs[0].shape.width};\n        a.stride = {layer.stride};\n"
         text += f"        a.w = lm_weights + {at.weights};\n        a.bias = lm_weights + {at.bias};\n"
-        text += f"        a.y = {self.row(layer.output, 'y')};\n        a.y_step = {target.buffer.pixel_step};\n"
+        text += (
+            f"        a.y[0] = {self.row(layer.output, 'y')};\n        a.y[1] = {self.row(layer.output, 'y + 1')};\n"
+        )
+        text += f"        a.y_step = {target.buffer.pixel_step};\n"
         text += f"        a.out_width = {layer.output.shape.width};\n        a.vectors = {target.pixel.vectors};\n        a.relu = {int(layer.relu)};\n"
         return text + "        lm_dw(&a);\n    }\n"
 

@@ -18,13 +18,17 @@ RESERVED = frozenset(
 def check_prefix(prefix: str) -> str:
     """A prefix for the generated names: a lower-case C identifier of at most 24 characters."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", prefix) or len(prefix) > 24 or prefix in RESERVED:
-        raise UsageError(f"C prefix {prefix!r}: expected a short lower-case identifier that is no C or C++ keyword, like 'lm' or 'face_net'")
+        raise UsageError(
+            f"C prefix {prefix!r}: expected a short lower-case identifier that is no C or C++ keyword, like 'lm' or 'face_net'"
+        )
     return prefix
 
 
 def comment_text(text: str) -> str:
     """Model text for a C comment: printable ASCII that can neither end the comment nor start a trigraph or a line splice."""
-    safe = "".join(char if re.fullmatch(r"[A-Za-z0-9_.:+\-/ ]", char) else f"<{ord(char):x}>" for char in text[:MAX_NAME])
+    safe = "".join(
+        char if re.fullmatch(r"[A-Za-z0-9_.:+\-/ ]", char) else f"<{ord(char):x}>" for char in text[:MAX_NAME]
+    )
     safe = safe.replace("/*", "/<2a>").replace("*/", "<2a>/").replace("//", "/<2f>")
     return safe + ("..." if len(text) > MAX_NAME else "")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,14 @@ from export.c.ir import Dense, Depthwise
 from export.c.layout import VECTOR, Pixel, padded
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a layer's weights and bias begin in the weight array."""
+
+    weights: int
+    bias: int
 
 
 def panels(vectors: int) -> list[int]:

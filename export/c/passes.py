@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from export.c.ir import Add, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
 from runtime.errors import InputError
+
+
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 
 def fuse_relu(graph: Graph) -> None:
@@ -71,6 +76,15 @@ def pools_follow_producers(graph: Graph) -> None:
         graph.layers.insert(place, pool)
 
 
+def flush_denormals(graph: Graph) -> None:
+    """Weights below the smallest normal number become zero: no output changes by 1e-30, but each would cost 100 cycles per use."""
+    for layer in graph.layers:
+        if isinstance(layer, (Dense, Depthwise)):
+            layer.weights, layer.bias = (
+                np.where(np.abs(v) < SMALLEST_NORMAL, np.float32(0), v) for v in (layer.weights, layer.bias)
+            )
+
+
 def check(graph: Graph) -> None:
     """Every layer reads what was made before it."""
     made: set[int] = {id(graph.input)}
@@ -87,6 +101,7 @@ def optimise(graph: Graph) -> Graph:
     fuse_relu(graph)
     fuse_add(graph)
     pools_follow_producers(graph)
+    flush_denormals(graph)
     check(graph)
     return graph
 

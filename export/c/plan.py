@@ -90,6 +90,7 @@ class Tuning:
     band: int = 1
     group_weights: int = 400 << 10
     element: int = 4
+    max_rate: int = 8
 
 
 @dataclass(eq=False)
@@ -147,7 +148,7 @@ def _leaves(graph: Graph) -> dict[int, list[Tensor]]:
     return leaves
 
 
-def _group(layers: list[Layer], places: dict[int, Place], tuning: Tuning) -> list[list[Layer]]:
+def _group(layers: list[Layer], places: dict[int, Place], scale: dict[int, int], tuning: Tuning) -> list[list[Layer]]:
     groups: list[list[Layer]] = []
     open_group, weights = False, 0
     for layer in layers:
@@ -156,7 +157,10 @@ def _group(layers: list[Layer], places: dict[int, Place], tuning: Tuning) -> lis
             groups[-1].append(layer)
             continue
         stream = _streams(layer, places, tuning)
-        if stream and open_group and weights + size <= tuning.group_weights:
+        depth = (
+            scale[id(layer.output)] // scale[id(groups[-1][0].output)] if groups and not isinstance(layer, Pool) else 1
+        )
+        if stream and open_group and weights + size <= tuning.group_weights and depth <= tuning.max_rate:
             groups[-1].append(layer)
             weights += size
         else:
@@ -276,7 +280,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     leaves = _leaves(graph)
     groups: list[Group] = []
     index = 0
-    for members in _group(work, places, tuning):
+    for members in _group(work, places, scale, tuning):
         groups.append(_schedule(members, leaves, scale, tuning.band, index))
         index += len(members)
     _lifetimes(groups, places, graph)

@@ -1,86 +1,137 @@
-/* Depthwise 3x3 row for AVX-512: nine weights stay in registers, each input column is loaded once and feeds three outputs. */
+/* Depthwise 3x3 for AVX-512: nine weights stay in registers, each input column is loaded once and feeds three outputs
+   of one row, or six of two rows. */
 #include "kernel.h"
 #include <immintrin.h>
 
-#define LM_DW_ROW_0(X)
-#define LM_DW_ROW_1(X) X
+#define LM_IF_0(X)
+#define LM_IF_1(X) X
 #define LM_DW_LOAD(d, at) const __m512 v##d = _mm512_loadu_ps(x##d + (size_t)(at) * step);
-#define LM_DW_MUL(d, tap, sum) sum = _mm512_fmadd_ps(v##d, w##d##tap, sum);
-#define LM_DW_WEIGHTS(d)                                           \
-    const __m512 w##d##0 = _mm512_loadu_ps(w + (d * 3 + 0) * 16); \
-    const __m512 w##d##1 = _mm512_loadu_ps(w + (d * 3 + 1) * 16); \
-    const __m512 w##d##2 = _mm512_loadu_ps(w + (d * 3 + 2) * 16); \
-    const float *x##d = a->x[d] + lane;
-#define LM_DW_PUT(at, sum) _mm512_storeu_ps(y + (size_t)(at) * y_step, relu ? _mm512_max_ps(sum, zero) : sum);
+#define LM_DW_MUL(d, tap, sum) sum = _mm512_fmadd_ps(v##d, w##tap, sum);
+#define LM_DW_PUT(out, at, sum) _mm512_storeu_ps(out + (size_t)(at) * y_step, relu ? _mm512_max_ps(sum, zero) : sum);
+#define LM_DW_START                                                                                                    \
+    const float *w = a->w + lane * 9;                                                                                  \
+    const size_t step = a->x_step, y_step = a->y_step;                                                                 \
+    const __m512 zero = _mm512_setzero_ps(), bias = _mm512_loadu_ps(a->bias + lane);                                   \
+    const __m512 w00 = _mm512_loadu_ps(w), w01 = _mm512_loadu_ps(w + 16), w02 = _mm512_loadu_ps(w + 32);               \
+    const __m512 w10 = _mm512_loadu_ps(w + 48), w11 = _mm512_loadu_ps(w + 64), w12 = _mm512_loadu_ps(w + 80);          \
+    const __m512 w20 = _mm512_loadu_ps(w + 96), w21 = _mm512_loadu_ps(w + 112), w22 = _mm512_loadu_ps(w + 128);        \
+    const int relu = a->relu, width = a->in_width, count = a->out_width;                                               \
+    float *y = a->y[0] + lane;                                                                                         \
+    (void)width;                                                                                                       \
+    (void)count;
+
+/* Input row `d` is row `r` of the 3x3 window: its taps for the left, middle and right output. */
+#define LM_DW_FEED(d, r, left, middle, right) LM_DW_MUL(d, r##2, left) LM_DW_MUL(d, r##1, middle) LM_DW_MUL(d, r##0, right)
+#define LM_DW_FIRST(d, r, middle, right) LM_DW_MUL(d, r##1, middle) LM_DW_MUL(d, r##0, right)
 
 /* T and B tell whether the top and the bottom row exist. */
-#define LM_DW_KERNEL(T, B)                                                                                                      \
-    static LM_TARGET_AVX512 void lm_dw_s1_##T##B(const lm_dw_args *a, size_t lane)                                              \
-    {                                                                                                                           \
-        const float *w = a->w + lane * 9;                                                                                       \
-        const size_t step = a->x_step, y_step = a->y_step;                                                                      \
-        const __m512 zero = _mm512_setzero_ps(), bias = _mm512_loadu_ps(a->bias + lane);                                        \
-        const int relu = a->relu, width = a->in_width;                                                                          \
-        float *y = a->y + lane;                                                                                                 \
-        __m512 left, middle = bias, right = bias;                                                                               \
-        LM_DW_ROW_##T(LM_DW_WEIGHTS(0)) LM_DW_WEIGHTS(1) LM_DW_ROW_##B(LM_DW_WEIGHTS(2))                                        \
-        {                                                                                                                       \
-            LM_DW_ROW_##T(LM_DW_LOAD(0, 0)) LM_DW_LOAD(1, 0) LM_DW_ROW_##B(LM_DW_LOAD(2, 0))                                    \
-            LM_DW_ROW_##T(LM_DW_MUL(0, 1, middle)) LM_DW_MUL(1, 1, middle) LM_DW_ROW_##B(LM_DW_MUL(2, 1, middle))               \
-            LM_DW_ROW_##T(LM_DW_MUL(0, 0, right)) LM_DW_MUL(1, 0, right) LM_DW_ROW_##B(LM_DW_MUL(2, 0, right))                  \
-        }                                                                                                                       \
-        for (int i = 1; i < width; i++) {                                                                                       \
-            left = middle;                                                                                                      \
-            middle = right;                                                                                                     \
-            right = bias;                                                                                                       \
-            LM_DW_ROW_##T(LM_DW_LOAD(0, i)) LM_DW_LOAD(1, i) LM_DW_ROW_##B(LM_DW_LOAD(2, i))                                    \
-            LM_DW_ROW_##T(LM_DW_MUL(0, 2, left)) LM_DW_MUL(1, 2, left) LM_DW_ROW_##B(LM_DW_MUL(2, 2, left))                     \
-            LM_DW_ROW_##T(LM_DW_MUL(0, 1, middle)) LM_DW_MUL(1, 1, middle) LM_DW_ROW_##B(LM_DW_MUL(2, 1, middle))               \
-            LM_DW_ROW_##T(LM_DW_MUL(0, 0, right)) LM_DW_MUL(1, 0, right) LM_DW_ROW_##B(LM_DW_MUL(2, 0, right))                  \
-            LM_DW_PUT(i - 1, left)                                                                                              \
-        }                                                                                                                       \
-        LM_DW_PUT(width - 1, middle)                                                                                            \
-    }                                                                                                                           \
-    static LM_TARGET_AVX512 void lm_dw_s2_##T##B(const lm_dw_args *a, size_t lane)                                              \
-    {                                                                                                                           \
-        const float *w = a->w + lane * 9;                                                                                       \
-        const size_t step = a->x_step, y_step = a->y_step;                                                                      \
-        const __m512 zero = _mm512_setzero_ps(), bias = _mm512_loadu_ps(a->bias + lane);                                        \
-        const int relu = a->relu, width = a->in_width, count = a->out_width;                                                    \
-        float *y = a->y + lane;                                                                                                 \
-        __m512 next = bias;                                                                                                     \
-        LM_DW_ROW_##T(LM_DW_WEIGHTS(0)) LM_DW_WEIGHTS(1) LM_DW_ROW_##B(LM_DW_WEIGHTS(2))                                        \
-        for (int i = 0; i < count; i++) {                                                                                       \
-            __m512 sum = next;                                                                                                  \
-            {                                                                                                                   \
-                LM_DW_ROW_##T(LM_DW_LOAD(0, 2 * i)) LM_DW_LOAD(1, 2 * i) LM_DW_ROW_##B(LM_DW_LOAD(2, 2 * i))                    \
-                LM_DW_ROW_##T(LM_DW_MUL(0, 1, sum)) LM_DW_MUL(1, 1, sum) LM_DW_ROW_##B(LM_DW_MUL(2, 1, sum))                    \
-            }                                                                                                                   \
-            next = bias;                                                                                                        \
-            if (2 * i + 1 < width) {                                                                                            \
-                LM_DW_ROW_##T(LM_DW_LOAD(0, 2 * i + 1)) LM_DW_LOAD(1, 2 * i + 1) LM_DW_ROW_##B(LM_DW_LOAD(2, 2 * i + 1))        \
-                LM_DW_ROW_##T(LM_DW_MUL(0, 2, sum)) LM_DW_MUL(1, 2, sum) LM_DW_ROW_##B(LM_DW_MUL(2, 2, sum))                    \
-                LM_DW_ROW_##T(LM_DW_MUL(0, 0, next)) LM_DW_MUL(1, 0, next) LM_DW_ROW_##B(LM_DW_MUL(2, 0, next))                 \
-            }                                                                                                                   \
-            LM_DW_PUT(i, sum)                                                                                                   \
-        }                                                                                                                       \
+#define LM_DW_ONE(T, B)                                                                                                \
+    static LM_TARGET_AVX512 void lm_dw_s1_##T##B(const lm_dw_args *a, size_t lane)                                     \
+    {                                                                                                                  \
+        LM_DW_START                                                                                                    \
+        __m512 left, middle = bias, right = bias;                                                                      \
+        LM_IF_##T(const float *x0 = a->x[0] + lane;)                                                                   \
+        const float *x1 = a->x[1] + lane;                                                                              \
+        LM_IF_##B(const float *x2 = a->x[2] + lane;)                                                                   \
+        {                                                                                                              \
+            LM_IF_##T(LM_DW_LOAD(0, 0) LM_DW_FIRST(0, 0, middle, right))                                               \
+            LM_DW_LOAD(1, 0) LM_DW_FIRST(1, 1, middle, right)                                                          \
+            LM_IF_##B(LM_DW_LOAD(2, 0) LM_DW_FIRST(2, 2, middle, right))                                               \
+        }                                                                                                              \
+        for (int i = 1; i < width; i++) {                                                                              \
+            left = middle;                                                                                             \
+            middle = right;                                                                                            \
+            right = bias;                                                                                              \
+            LM_IF_##T(LM_DW_LOAD(0, i) LM_DW_FEED(0, 0, left, middle, right))                                          \
+            LM_DW_LOAD(1, i) LM_DW_FEED(1, 1, left, middle, right)                                                     \
+            LM_IF_##B(LM_DW_LOAD(2, i) LM_DW_FEED(2, 2, left, middle, right))                                          \
+            LM_DW_PUT(y, i - 1, left)                                                                                  \
+        }                                                                                                              \
+        LM_DW_PUT(y, width - 1, middle)                                                                                \
+        (void)w00, (void)w01, (void)w02, (void)w20, (void)w21, (void)w22;                                              \
+    }                                                                                                                  \
+    static LM_TARGET_AVX512 void lm_dw_s1_two_##T##B(const lm_dw_args *a, size_t lane)                                 \
+    {                                                                                                                  \
+        LM_DW_START                                                                                                    \
+        float *z = a->y[1] + lane;                                                                                     \
+        __m512 left, middle = bias, right = bias, below_left, below = bias, below_right = bias;                        \
+        LM_IF_##T(const float *x0 = a->x[0] + lane;)                                                                   \
+        const float *x1 = a->x[1] + lane, *x2 = a->x[2] + lane;                                                        \
+        LM_IF_##B(const float *x3 = a->x[3] + lane;)                                                                   \
+        {                                                                                                              \
+            LM_IF_##T(LM_DW_LOAD(0, 0) LM_DW_FIRST(0, 0, middle, right))                                               \
+            LM_DW_LOAD(1, 0) LM_DW_FIRST(1, 1, middle, right) LM_DW_FIRST(1, 0, below, below_right)                    \
+            LM_DW_LOAD(2, 0) LM_DW_FIRST(2, 2, middle, right) LM_DW_FIRST(2, 1, below, below_right)                    \
+            LM_IF_##B(LM_DW_LOAD(3, 0) LM_DW_FIRST(3, 2, below, below_right))                                          \
+        }                                                                                                              \
+        for (int i = 1; i < width; i++) {                                                                              \
+            left = middle;                                                                                             \
+            middle = right;                                                                                            \
+            right = bias;                                                                                              \
+            below_left = below;                                                                                        \
+            below = below_right;                                                                                       \
+            below_right = bias;                                                                                        \
+            LM_DW_LOAD(1, i)                                                                                           \
+            LM_DW_FEED(1, 1, left, middle, right) LM_DW_FEED(1, 0, below_left, below, below_right)                     \
+            LM_DW_LOAD(2, i)                                                                                           \
+            LM_DW_FEED(2, 2, left, middle, right) LM_DW_FEED(2, 1, below_left, below, below_right)                     \
+            LM_IF_##T(LM_DW_LOAD(0, i) LM_DW_FEED(0, 0, left, middle, right))                                          \
+            LM_IF_##B(LM_DW_LOAD(3, i) LM_DW_FEED(3, 2, below_left, below, below_right))                               \
+            LM_DW_PUT(y, i - 1, left)                                                                                  \
+            LM_DW_PUT(z, i - 1, below_left)                                                                            \
+        }                                                                                                              \
+        LM_DW_PUT(y, width - 1, middle)                                                                                \
+        LM_DW_PUT(z, width - 1, below)                                                                                 \
+    }                                                                                                                  \
+    static LM_TARGET_AVX512 void lm_dw_s2_##T##B(const lm_dw_args *a, size_t lane)                                     \
+    {                                                                                                                  \
+        LM_DW_START                                                                                                    \
+        __m512 next = bias;                                                                                            \
+        LM_IF_##T(const float *x0 = a->x[0] + lane;)                                                                   \
+        const float *x1 = a->x[1] + lane;                                                                              \
+        LM_IF_##B(const float *x2 = a->x[2] + lane;)                                                                   \
+        for (int i = 0; i < count; i++) {                                                                              \
+            __m512 sum = next;                                                                                         \
+            LM_IF_##T({ LM_DW_LOAD(0, 2 * i) LM_DW_MUL(0, 01, sum) })                                                  \
+            { LM_DW_LOAD(1, 2 * i) LM_DW_MUL(1, 11, sum) }                                                             \
+            LM_IF_##B({ LM_DW_LOAD(2, 2 * i) LM_DW_MUL(2, 21, sum) })                                                  \
+            next = bias;                                                                                               \
+            if (2 * i + 1 < width) {                                                                                   \
+                LM_IF_##T({ LM_DW_LOAD(0, 2 * i + 1) LM_DW_MUL(0, 02, sum) LM_DW_MUL(0, 00, next) })                   \
+                { LM_DW_LOAD(1, 2 * i + 1) LM_DW_MUL(1, 12, sum) LM_DW_MUL(1, 10, next) }                              \
+                LM_IF_##B({ LM_DW_LOAD(2, 2 * i + 1) LM_DW_MUL(2, 22, sum) LM_DW_MUL(2, 20, next) })                   \
+            }                                                                                                          \
+            LM_DW_PUT(y, i, sum)                                                                                       \
+        }                                                                                                              \
+        (void)w00, (void)w01, (void)w02, (void)w20, (void)w21, (void)w22;                                              \
     }
 
-LM_DW_KERNEL(0, 0)
-LM_DW_KERNEL(0, 1)
-LM_DW_KERNEL(1, 0)
-LM_DW_KERNEL(1, 1)
+LM_DW_ONE(0, 0)
+LM_DW_ONE(0, 1)
+LM_DW_ONE(1, 0)
+LM_DW_ONE(1, 1)
 
 typedef void (*lm_dw_fn)(const lm_dw_args *a, size_t lane);
 
 static LM_TARGET_AVX512 void lm_dw_avx512(const lm_dw_args *a)
 {
-    static const lm_dw_fn kernels[2][4] = {
+    static const lm_dw_fn one[2][4] = {
         {lm_dw_s1_00, lm_dw_s1_01, lm_dw_s1_10, lm_dw_s1_11},
         {lm_dw_s2_00, lm_dw_s2_01, lm_dw_s2_10, lm_dw_s2_11},
     };
-    const lm_dw_fn kernel = kernels[a->stride - 1][(a->x[0] != NULL ? 2 : 0) + (a->x[2] != NULL ? 1 : 0)];
-    for (int v = 0; v < a->vectors; v++) {
-        kernel(a, (size_t)v * 16);
+    static const lm_dw_fn two[4] = {lm_dw_s1_two_00, lm_dw_s1_two_01, lm_dw_s1_two_10, lm_dw_s1_two_11};
+    lm_dw_args part = *a;
+    const int together = a->rows == 2 && a->stride == 1 ? 2 : 1;
+    for (int row = 0; row < a->rows; row += together) {
+        const int first = row * a->stride, last = first + 1 + together;
+        const int kind = (a->x[first] != NULL ? 2 : 0) + (a->x[last] != NULL ? 1 : 0);
+        const lm_dw_fn kernel = together == 2 ? two[kind] : one[a->stride - 1][kind];
+        for (int k = first; k <= last; k++) {
+            part.x[k - first] = a->x[k];
+        }
+        part.y[0] = a->y[row];
+        for (int v = 0; v < a->vectors; v++) {
+            kernel(&part, (size_t)v * 16);
+        }
     }
 }

@@ -1,14 +1,14 @@
-/* Reference of the depthwise 3x3 row. */
+/* Reference of the depthwise 3x3 rows. */
 #include "kernel.h"
 
-static void lm_dw_neon(const lm_dw_args *a)
+static void lm_dw_row_neon(const lm_dw_args *a, const float *const *rows, float *out)
 {
     for (int v = 0; v < a->vectors; v++) {
         const size_t lane = (size_t)v * LM_VECTOR;
         const float *w = a->w + lane * 9;
         for (int ox = 0; ox < a->out_width; ox++) {
             float acc[LM_VECTOR];
-            float *y = a->y + (size_t)ox * a->y_step + lane;
+            float *y = out + (size_t)ox * a->y_step + lane;
             for (int i = 0; i < LM_VECTOR; i++) {
                 acc[i] = a->bias[lane + (size_t)i];
             }
@@ -18,8 +18,8 @@ static void lm_dw_neon(const lm_dw_args *a)
                     continue;
                 }
                 for (int dy = 0; dy < 3; dy++) {
-                    if (a->x[dy] != NULL) {
-                        const float *x = a->x[dy] + (size_t)ix * a->x_step + lane;
+                    if (rows[dy] != NULL) {
+                        const float *x = rows[dy] + (size_t)ix * a->x_step + lane;
                         const float *tap = w + (dy * 3 + dx) * LM_VECTOR;
                         for (int i = 0; i < LM_VECTOR; i++) {
                             acc[i] += x[i] * tap[i];
@@ -31,5 +31,12 @@ static void lm_dw_neon(const lm_dw_args *a)
                 y[i] = a->relu && acc[i] < 0.0f ? 0.0f : acc[i];
             }
         }
+    }
+}
+
+static void lm_dw_neon(const lm_dw_args *a)
+{
+    for (int row = 0; row < a->rows; row++) {
+        lm_dw_row_neon(a, a->x + row * a->stride, a->y[row]);
     }
 }

@@ -3,6 +3,7 @@
 #define LM_KERNEL_H
 #include <stddef.h>
 #include <stdint.h>
+#include <math.h> /* INFINITY only: nothing to link */
 #include <string.h>
 
 #ifndef LM_VECTOR
@@ -31,17 +32,21 @@ typedef struct lm_gemm_args {
     int vectors;
     int pixels;
     int relu;
+    const float *next; /* weights that will be read soon: fetched into the cache meanwhile */
+    size_t next_lines;
 } lm_gemm_args;
 
-/* One output row of a 3x3 depthwise convolution, padding 1. A row outside the map is NULL. Weights: [vector][tap][16]. */
+/* One or two output rows of a 3x3 depthwise convolution, padding 1. Row y of the output reads x[y * stride + 0..2].
+   A row outside the map is NULL. Weights: [vector][tap][16]. */
 typedef struct lm_dw_args {
-    const float *x[3];
+    const float *x[5];
     size_t x_step;
     int in_width;
     int stride;
     const float *w;
     const float *bias;
-    float *y;
+    float *y[2];
+    int rows;
     size_t y_step;
     int out_width;
     int vectors;
