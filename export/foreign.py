@@ -1,4 +1,4 @@
-"""State dicts of other projects out of PyTorch files: found under their key, freed of wrappers' prefixes, plain tensors."""
+"""State dicts of other projects out of PyTorch files: found under their key, freed of wrappers' prefixes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDENED = (torch.float16, torch.bfloat16)
 
 WEIGHTS = Expectation(
     "a PyTorch file that holds a state dict (.pth, .pt, .tar) or an ONNX file",
-    "where you trust the file, save its bare weights and import those: python -c \"import torch; "
+    'where you trust the file, save its bare weights and import those: python -c "import torch; '
     "c = torch.load('FILE', map_location='cpu', weights_only=False); c = c.get('state_dict', c) if isinstance(c, dict) "
     "else c.state_dict(); torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'weights.pth')\"",
 )

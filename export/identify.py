@@ -1,4 +1,4 @@
-"""Which model a table of weights belongs to: architecture, form, width, points and input size, from names and shapes."""
+"""Which model a table of weights belongs to: architecture, form, width, points and input size, by names and shapes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _names(architecture: str, kind: str, branches: int) -> Iterable[str]:
 def _misfit(shapes: Mapping[str, Shape], forms: list[tuple[str, str]], branches: int) -> str:
     if project := foreign_project(shapes):
         return f"this looks like {project}; it is not of the family that can be imported ({', '.join(ZOO)})"
-    form, kind = min(forms, key=lambda f: len(set(_names(*f, branches)) ^ shapes.keys()))
+    form, kind = min(forms, key=lambda f: len(set(_names(f[0], f[1], branches)) ^ shapes.keys()))
     wanted = list(_names(form, kind, branches))
     missing = [name for name in wanted if name not in shapes]
     unexpected = [name for name in shapes if name not in set(wanted)]

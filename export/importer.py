@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from export.identify import Identity, foreign_project, identify, layout_for, out
 from export.onnx_file import MAX_ONNX_BYTES, parse_onnx, spec_of
 from export.onnx_weights import named_as, read_weights
 from export.presets import PRESETS, RECOGNISED, preset_named
-from export.probes import ProbeFaces, probe_faces
+from export.probes import ProbeFaces, open_probes
 from runtime.backends.ort import OrtModel
 from runtime.errors import CheckFailedError, InputError, UsageError
 from runtime.files import atomic_path, read_bytes, read_json, require_file, sha256_bytes, sha256_file
@@ -30,6 +29,8 @@ PROOF_LIMIT = 1e-5
 _ARCHIVE_HEADS = (b"PK\x03\x04", b"\x80")
 _ARCHIVE_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"})
 _INPUT_FLAGS = ("channels", "mean", "std", "crop_scale", "coordinates")
+_PLAIN = ("channels", "mean", "std", "coordinates", "layout", "normaliser")
+"""Flags that are fields of the spec by the same name."""
 _SPEC_FILE_BYTES = 1 << 20
 
 
@@ -98,17 +99,17 @@ def import_file(
     key: str | None = None,
     faces: str | None = None,
     count: int | None = None,
-    replace: bool = False,
+    force: bool = False,
 ) -> Imported:
     """Read, identify, prove and save; on any failure nothing is written."""
     flags = flags or SpecFlags()
     source_path, target = require_file(path), Path(out)
-    _refuse_target(source_path, target, replace)
+    _refuse_target(source_path, target, force)
     if flags.preset is not None and not flags.preset.endswith(".json"):
         preset_named(flags.preset)
     source = _read(source_path, flags, key)
     spec, notes = decide_spec(source.identity, flags, source.sha256, source.embedded, str(path))
-    probes = probe_faces(faces, count) if faces else probe_faces(count=count)
+    probes = open_probes(faces, count)
     checkpoint = Checkpoint(source.identity.kind, spec, source.state, parent=source.sha256)
     with atomic_path(target) as temporary:
         save_checkpoint(temporary, checkpoint)
@@ -127,12 +128,12 @@ def import_file(
     )
 
 
-def _refuse_target(source: Path, target: Path, replace: bool) -> None:
+def _refuse_target(source: Path, target: Path, force: bool) -> None:
     if target.is_dir():
         raise UsageError(f"{target}: is a directory; give -o a file name, such as {target / (source.stem + '.ckpt')}")
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target}: is the file to import; choose another name with -o")
-    if target.exists() and not replace:
+    if target.exists() and not force:
         raise UsageError(f"{target}: is there already; choose another name with -o, or say --force")
 
 
@@ -161,9 +162,7 @@ def _read(path: Path, flags: SpecFlags, key: str | None) -> _Source:
     return _Source(sha256_bytes(data), state, identity, (), data, embedded)
 
 
-def identify_onnx(
-    model: ModelProto, where: str, architecture: str | None = None
-) -> tuple[dict[str, Tensor], Identity]:
+def identify_onnx(model: ModelProto, where: str, architecture: str | None = None) -> tuple[dict[str, Tensor], Identity]:
     """Names and identity for the weights of an ONNX graph of the family."""
     names = [tensor.name for tensor in model.graph.initializer]
     if project := foreign_project(names):
@@ -176,8 +175,8 @@ def identify_onnx(
         if counts[name] == len(weights):
             state = named_as(weights, model_outline, where)
             return state, identify(state, where, architecture)
-    known = ", ".join(f"{name} {count}" for name, count in counts.items())
-    raise InputError(f"{where}: {len(weights)} weighted layers; models that can be imported have: {known}")
+    known = ", ".join(f"{name} has {count}" for name, count in counts.items())
+    raise InputError(f"{where}: a graph with {len(weights)} weighted layers fits none of: {known}")
 
 
 def decide_spec(
@@ -192,7 +191,7 @@ def decide_spec(
         return _checked(_preset_spec(flags.preset, identity), identity, flags, where), ()
     if embedded is not None:
         return _checked(embedded, identity, flags, where), ("spec read from the file's metadata",)
-    if known is not None and not given:
+    if known is not None and len(given) < len(_INPUT_FLAGS):
         what, name = known
         spec = _checked(_preset_spec(name, identity), identity, flags, where)
         return spec, (f"recognised by its hash: {what}; using --spec {name}",)
@@ -200,32 +199,14 @@ def decide_spec(
     if missing:
         fitting = [p.name for p in PRESETS.values() if p.architecture == identity.architecture]
         raise UsageError(
-            f"{where}: a {identity.architecture} of width {identity.width:g} with {identity.points} points, but nothing "
-            f"says what its input means; name a preset (--spec {' or '.join(fitting)}; all: {', '.join(PRESETS)}) "
-            f"or give the missing flags {' '.join(missing)}"
+            f"{where}: a {identity.architecture} of width {identity.width:g} with {identity.points} points, but "
+            f"nothing says what its input means; name a preset (--spec {' or '.join(fitting)}; "
+            f"all: {', '.join(PRESETS)}) or give the missing flags {' '.join(missing)}"
         )
-    base = identity.spec()
-    crop = CropRule(scale=_set(flags.crop_scale), rounding=flags.crop_rounding or "none")
-    spec = ModelSpec(
-        base.architecture,
-        base.width,
-        base.points,
-        base.input_size,
-        base.branches,
-        flags.layout or layout_for(base.points),
-        _set(flags.channels),
-        _set(flags.mean),
-        _set(flags.std),
-        crop,
-        _set(flags.coordinates),
-        flags.normaliser or base.normaliser,
-    )
-    return _checked(spec, identity, flags, where), ()
-
-
-def _set(value: Any) -> Any:
-    assert value is not None
-    return value
+    plain = replace(identity.spec(), **{name: value for name in _PLAIN if (value := getattr(flags, name)) is not None})
+    scale = plain.crop.scale if flags.crop_scale is None else flags.crop_scale
+    crop = CropRule(scale=scale, rounding=flags.crop_rounding or "none")
+    return _checked(replace(plain, crop=crop), identity, flags, where), ()
 
 
 def _preset_spec(name: str, identity: Identity) -> ModelSpec:
@@ -258,13 +239,13 @@ def _checked(spec: ModelSpec, identity: Identity, flags: SpecFlags, where: str) 
         said, found = getattr(spec, name), getattr(identity, name)
         if said != found:
             raise UsageError(f"{where}: the spec says {name.replace('_', ' ')} {said}, but the weights say {found}")
-    actual = {field.name: getattr(spec, field.name, None) for field in fields(SpecFlags)}
+    actual: dict[str, object] = {f.name: getattr(spec, f.name, None) for f in fields(SpecFlags)}
     actual |= {"crop_scale": spec.crop.scale, "crop_rounding": spec.crop.rounding}
     for field in fields(SpecFlags):
         wanted = getattr(flags, field.name)
         if field.name != "preset" and wanted is not None and wanted != actual[field.name]:
-            flag = "--" + field.name.replace("_", "-")
-            raise UsageError(f"{where}: {flag} {wanted} contradicts the model, whose {field.name} is {actual[field.name]}")
+            flag, words = "--" + field.name.replace("_", "-"), field.name.replace("_", " ")
+            raise UsageError(f"{where}: {flag} {wanted} contradicts the model, whose {words} is {actual[field.name]}")
     return spec
 
 

@@ -35,7 +35,7 @@ def weighted_layers(graph: GraphProto, where: str) -> list[OnnxLayer]:
 
 def _after_activation(node: NodeProto, readers: dict[str, list[NodeProto]]) -> str:
     """The name of what the rest of the graph reads: behind batch normalisation and ReLU, where they alone follow."""
-    output = node.output[0]
+    output: str = node.output[0]
     for expected in ("BatchNormalization", "Relu"):
         following = readers.get(output, [])
         if len(following) == 1 and following[0].op_type == expected and following[0].input[0] == output:

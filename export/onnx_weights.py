@@ -32,8 +32,8 @@ class OnnxWeight:
     names: tuple[str, str | None]
     weight: Tensor
     bias: Tensor | None
-    geometry: tuple[tuple[int, ...], ...] | None
-    """strides, pads (top, left), dilations, groups of a convolution."""
+    geometry: tuple[tuple[int, ...], ...]
+    """strides, pads (top, left), dilations, groups of a convolution; empty for a Gemm."""
 
 
 def read_weights(model: ModelProto, where: str) -> list[OnnxWeight]:
@@ -73,7 +73,6 @@ def named_as(weights: list[OnnxWeight], outline: nn.Module, where: str) -> dict[
 
 
 def _same_geometry(name: str, module: nn.Conv2d, weight: OnnxWeight, where: str) -> None:
-    assert weight.geometry is not None
     strides, pads, dilations, (groups,) = weight.geometry
     wanted_pads = tuple(int(p) for p in module.padding) if not isinstance(module.padding, str) else ()
     # Groups scale with the width, which is not known yet: depthwise or not is what can be compared.
@@ -128,7 +127,7 @@ def _weight(layer: OnnxLayer, constant: _Constants, where: str) -> OnnxWeight:
     bias = constant(stored_bias, node) if stored_bias else None
     if node.op_type == "Gemm":
         weight = _gemm_weight(weight, attributes, f"{where}: Gemm {node.name or node.output[0]!r}")
-        return OnnxWeight("Gemm", (node.input[1], stored_bias), weight, bias, None)
+        return OnnxWeight("Gemm", (node.input[1], stored_bias), weight, bias, ())
     if weight.ndim != 4:
         raise InputError(f"{where}: weight {node.input[1]!r} has shape {tuple(weight.shape)}, expected four dimensions")
     return OnnxWeight("Conv", (node.input[1], stored_bias), weight, bias, _geometry(attributes, node, where))

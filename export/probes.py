@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from train.evaluate import face_box
 from train.metrics import normaliser_for
 
 DEFAULT_SOURCE = "synth:16@7"
+DEFAULT_COUNT = 16
 MAX_FACES = 10_000
 
 
@@ -46,7 +48,7 @@ class ProbeFaces:
         return network_input(crops, spec), tuple(regions)
 
     def face_size(self) -> tuple[NDArray[np.float64], str]:
-        """Each face's normaliser in photo pixels, and its name: inter-ocular where the layout has eyes, else the box."""
+        """Each face's size in photo pixels, and what it is: inter-ocular where the layout has eyes, else the box."""
         names = [n.name for n in self.source.layout.normalisers]
         name = "inter-ocular" if "inter-ocular" in names else "box"
         divisor = normaliser_for(self.source.layout, name)
@@ -57,13 +59,16 @@ class ProbeFaces:
         return np.asarray(divisor.distance(points)), name
 
 
-def probe_faces(text: str = DEFAULT_SOURCE, count: int | None = None, split: Split | None = None) -> ProbeFaces:
-    """Open a source of faces and choose `count` of them, evenly spread (all of `synth:N`, 16 of anything else)."""
+def open_probes(text: str | None = None, count: int | None = None, split: str | None = None) -> ProbeFaces:
+    """Open a source of faces and choose `count` of them, evenly spread: by default all of `synth:N`, else 16."""
     if count is not None and not 1 <= count <= MAX_FACES:
         raise UsageError(f"--count must lie in 1..{MAX_FACES}, found {count}")
-    source = open_source(text, split=split)
+    if split not in (None, "train", "test"):
+        raise UsageError(f"--split {split!r}: expected train or test")
+    name = text or DEFAULT_SOURCE
+    source = open_source(name, split=cast("Split | None", split))
     if not len(source):
-        raise InputError(f"{text}: no faces in it")
-    default = len(source) if text.startswith("synth:") else 16
+        raise InputError(f"{name}: no faces in it")
+    default = len(source) if name.startswith("synth:") else DEFAULT_COUNT
     wanted = min(count or min(default, MAX_FACES), len(source))
     return ProbeFaces(source, tuple(i * len(source) // wanted for i in range(wanted)))

@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import console, data, import_, inspect
+from toolkit.cli import compare, console, data, eval, import_, inspect
 
 app = typer.Typer(
     name="toolkit",
@@ -45,6 +45,8 @@ def _root(
 
 app.add_typer(data.app, name="data")
 app.command("import")(import_.run)
+app.command("compare")(compare.run)
+app.command("eval")(eval.run)
 app.command("inspect")(inspect.run)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,14 +13,16 @@ from runtime.errors import UsageError
 from toolkit.cli import console
 
 if TYPE_CHECKING:
-    from export.importer import Imported, SpecFlags
+    from export.importer import Imported
 
 _CHOICES = {"channels": ("bgr", "rgb"), "coordinates": ("centre", "corner"), "crop_rounding": ("none", "pixel")}
 
 
 def run(
-    file: Path = typer.Argument(..., help="A state dict (.pth, .pt, .tar) or an ONNX file of the family."),
-    out: Path | None = typer.Option(None, "--out", "-o", help="The checkpoint to write; by default NAME.ckpt here."),
+    file: Annotated[Path, typer.Argument(help="A state dict (.pth, .pt, .tar) or an ONNX file of the family.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The checkpoint to write; by default NAME.ckpt here.")
+    ] = None,
     spec: str | None = typer.Option(
         None, "--spec", help="What the input means: a preset such as upstream-ghostone, or a spec file (.json)."
     ),
@@ -88,7 +90,7 @@ def run(
         key=key,
         faces=proof_data,
         count=count,
-        replace=force,
+        force=force,
     )
     for note in result.notes:
         console.say(note)
