@@ -25,6 +25,7 @@ from train.data.sample import FaceSource
 from train.data.split import Indices, split_by_group
 from train.distributed import Team
 from train.evaluate import point_map
+from train.objective import named_values
 from train.recipe import Recipe
 
 Working = Callable[[str, int], AbstractContextManager[Callable[[], object]]]
@@ -89,14 +90,7 @@ class Faces:
 def augmentation(recipe: Recipe) -> AugmentConfig:
     """The preset with the recipe's changes laid over it."""
     values = AugmentConfig.preset(recipe.augment.preset).to_dict()
-    for change in recipe.augment.change:
-        name, _, text = change.partition("=")
-        try:
-            numbers = [float(number) for number in text.split(",")]
-        except ValueError:
-            raise UsageError(f"--augment-change {change!r}: expected NAME=NUMBER or NAME=LOW,HIGH") from None
-        values[name.strip()] = numbers if len(numbers) > 1 else numbers[0]
-    return AugmentConfig.from_dict(values)
+    return AugmentConfig.from_dict({**values, **named_values(recipe.augment.change, "--augment-change")})
 
 
 def default_workers() -> int:

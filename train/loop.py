@@ -21,10 +21,11 @@ from train.evaluate import Evaluation
 from train.faces import Opened, augmentation, model_spec, open_all, prepare_faces
 from train.failures import explained, refuse_divergence
 from train.interrupt import Wish, listening
-from train.losses import make_loss, pose_loss
+from train.losses import Extras
 from train.machine import Machine, prepare
 from train.measure import Jury
 from train.metrics import normaliser_for
+from train.objective import make_objective
 from train.recipe import Recipe
 from train.report import write_report
 from train.rundir import Row, RunDirectory
@@ -58,10 +59,13 @@ def train(
     with join(recipe.run.device) as team, listening() as wish, explained(run):
         machine = prepare(recipe.run, team.local_rank)
         opened = open_all(recipe)
+        if not resume:
+            run.refuse_if_used(force)
+        watch = watch if watch is not None and team.leads else Unwatched()
+        training = Training(recipe, run, opened, machine, team, wish, watch)
         if team.leads and not resume:
             run.claim(force)
-        watch = watch if watch is not None and team.leads else Unwatched()
-        return Training(recipe, run, opened, machine, team, wish, watch).go(start)
+        return training.go(start)
 
 
 class Training:
@@ -75,21 +79,23 @@ class Training:
         self.began = time.monotonic()
         self.spec = model_spec(recipe, opened.layout)
         self.normaliser = normaliser_for(self.spec.point_layout, self.spec.normaliser)
-        self.loss = make_loss(recipe.loss.name)
+        self.objective = make_objective(recipe, self.spec)
+        self.init = load_checkpoint(recipe.model.init) if recipe.model.init else None
         augment = augmentation(recipe)
         faces = prepare_faces(recipe, self.spec, opened, watch.working)
         self.loader = faces.loader(recipe, self.spec, augment, team)
         self.jury = Jury(self.spec, machine, team)
         self.validation = faces.validation
         self.crops = self.jury.cut(self.validation, watch.working)
-        self.state = TrainingState(recipe, self.spec, machine, len(self.loader), faces.fingerprint())
+        with_pose = self.objective.pose > 0
+        self.state = TrainingState(recipe, self.spec, machine, len(self.loader), faces.fingerprint(), with_pose)
         for note in (*faces.notes, f"{self.state.describe()}, {machine.describe()}"):
             watch.note(note)
 
     def go(self, start: Checkpoint | None) -> Outcome:
         """Train to the end, or to the first good reason to stop."""
-        recipe, state, progress = self.recipe, self.state, self.state.progress
         self.begin(start)
+        recipe, state, progress = self.recipe, self.state, self.state.progress
         batches, epochs = len(self.loader), recipe.schedule.epochs
         board = Board(self.run.events, recipe.run.tensorboard and self.team.leads, self.watch.note, progress.epoch + 1)
         stop, saved = "", time.monotonic()
@@ -131,15 +137,14 @@ class Training:
         )
         state.modules.train()
         with machine.mixed():
-            output, guessed_angles = state.forward(images)
+            output, guess = state.forward(images)
         # Losses work in pixels of the input, where the constants of wing loss mean something.
         points, truth = output.float().view_as(targets) * size, targets * size
-        loss = self.loss(points, truth, weights, attributes)
-        if guessed_angles is not None:
-            loss = loss + self.recipe.loss.aux_pose * pose_loss(guessed_angles.float(), angles)
+        guessed = None if guess is None else guess.float()
+        loss = self.objective(points, truth, weights, Extras(guessed, angles, attributes))
 
         state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         seen = torch.stack([loss.detach(), batch_nme(points.detach(), truth, weights, self.normaliser), *self.wishes()])
         average_gradients(self.team, state.parameters, [seen])
         if self.recipe.optimizer.clip:
@@ -162,9 +167,8 @@ class Training:
                 self.watch.note(
                     f"the run used {before} threads, now {now}: it goes on, but not bit for bit as it would have"
                 )
-        elif self.recipe.model.init:
-            given = load_checkpoint(self.recipe.model.init)
-            self.state.start_from(given.weights, self.recipe.model.init)
+        elif self.init is not None:
+            self.state.start_from(self.init.weights, self.recipe.model.init)
         if self.team.leads:
             write_text(self.run.recipe, self.recipe.to_toml())
 
@@ -266,4 +270,5 @@ def batch_nme(points: Tensor, truth: Tensor, weights: Tensor, normaliser: Normal
         known = scale > 0
     gap = torch.linalg.vector_norm(points - truth, dim=-1) * weights
     errors = gap.sum(1) / weights.sum(1).clamp_min(1) / torch.where(known, scale, torch.ones_like(scale))
-    return torch.where(known, errors, torch.zeros_like(errors)).sum() / known.sum().clamp_min(1)
+    mean: Tensor = torch.where(known, errors, torch.zeros_like(errors)).sum() / known.sum().clamp_min(1)
+    return mean

@@ -92,9 +92,14 @@ class LossRecipe:
     """What is made small."""
 
     name: str = _option(
-        "wing", "loss on the points", flag="loss", choices=("wing", "smoothl1", "l2", "logl2", "nme", "pfld")
+        "wing", "loss on the points", flag="loss", choices=("wing", "smoothl1", "l2", "log-l2", "nme", "pfld")
     )
-    aux_pose: float = _option(0.0, "weight of the auxiliary head-pose loss (PFLD only); 0 = off", low=0, high=1000)
+    option: tuple[str, ...] = _option(
+        (), "an option of the loss: NAME=VALUE, e.g. w=10; may be repeated", flag="loss-option"
+    )
+    aux_pose: float = _option(
+        0.0, "weight of the head-pose loss of PFLD's auxiliary net; 0 = off, or 1 with the loss pfld", low=0, high=1000
+    )
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,17 @@ class RunDirectory:
     def picture(self, name: str) -> Path:
         return self.path / f"{name}.png"
 
-    def claim(self, force: bool) -> None:
-        """Make the folder; refuse one that holds anything, unless it may be overwritten."""
+    def refuse_if_used(self, force: bool) -> None:
+        """Refuse a folder that holds anything, unless it may be overwritten."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file, not a folder; choose another --out")
         if self.path.is_dir() and any(self.path.iterdir()) and not force:
             way = "--resume to go on" if self.last.exists() else "another --out"
             raise UsageError(f"{self.path} is not empty; use {way}, or --force to overwrite the run in it")
+
+    def claim(self, force: bool) -> None:
+        """Make the folder, free of an earlier run."""
+        self.refuse_if_used(force)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if force:

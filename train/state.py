@@ -43,13 +43,15 @@ class Progress:
 class TrainingState:
     """Model, average, optimizer, schedule, scaler and progress."""
 
-    def __init__(self, recipe: Recipe, spec: ModelSpec, machine: Machine, steps_per_epoch: int, faces: str) -> None:
+    def __init__(
+        self, recipe: Recipe, spec: ModelSpec, machine: Machine, steps_per_epoch: int, faces: str, with_pose: bool
+    ) -> None:
         self.recipe, self.spec, self.machine, self.faces = recipe, spec, machine, faces
         self.model = build(spec).to(machine.device)
         if machine.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pose: AuxiliaryNet | None = None
-        if recipe.loss.aux_pose:
+        if with_pose:
             self.pose = AuxiliaryNet(int(self.model.stage_channels)).to(machine.device)  # type: ignore[arg-type]
         self.modules = nn.ModuleList([self.model] if self.pose is None else [self.model, self.pose])
         self.parameters = list(self.modules.parameters())
@@ -140,6 +142,7 @@ class TrainingState:
             if self.pose is not None:
                 self.pose.load_state_dict(state["pose"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
+            self._align_moments()
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             _restore_random(state["random"], self.machine)
@@ -155,6 +158,13 @@ class TrainingState:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"{where}: its training state does not fit this run ({reason})") from error
+
+    def _align_moments(self) -> None:
+        """Lay the optimizer's moments out in memory as their weights are: fused kernels walk both side by side."""
+        for weight, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    moments[name] = torch.empty_like(weight).copy_(value)
 
     def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
         """Take over weights, not the state of training."""
