@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,10 +16,11 @@ from train.models.folded import Branches, collect, fold_batch, fold_running
 from train.models.moments import patch_moments
 from train.models.norm import BatchNorm, update_running
 
-MAX_CONDITION = 1e4
+MAX_LOSS = 1e-3
+"""A batch whose variances could be off by more than this fraction, by rounding of the moments, is not folded."""
 
 BranchForm = Literal["auto", "loop", "folded"]
-"""How the branches are computed: one after the other, as one wide convolution, or folded into a single one."""
+"""How branches are computed: one after the other, or folded into one convolution; "auto" folds on CPUs."""
 
 _form: ContextVar[BranchForm] = ContextVar("branch_form", default="auto")
 
@@ -33,9 +35,15 @@ def branch_form(form: BranchForm) -> Iterator[None]:
         _form.reset(token)
 
 
-def _branch(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, bn=BatchNorm(outputs)))
+class Branch(nn.Sequential):
+    """A convolution and its BN."""
+
+    conv: nn.Conv2d
+    bn: BatchNorm
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(OrderedDict(conv=conv, bn=BatchNorm(outputs)))
 
 
 class MobileOneBlock(nn.Module):
@@ -53,12 +61,12 @@ class MobileOneBlock(nn.Module):
         branches: int = 6,
     ) -> None:
         super().__init__()
-        self.kernel, self.stride, self.groups = kernel, stride, groups
+        self.kernel, self.stride, self.groups, self.outputs = kernel, stride, groups, outputs
         self.rbr_skip = BatchNorm(inputs) if inputs == outputs and stride == 1 else None
-        self.rbr_conv = nn.ModuleList(_branch(inputs, outputs, kernel, stride, groups) for _ in range(branches))
+        self.rbr_conv = nn.ModuleList(Branch(inputs, outputs, kernel, stride, groups) for _ in range(branches))
         # On every stride-th pixel, with stride 1: a strided 1x1 convolution of 3 channels in channels_last form makes
         # oneDNN write outside its memory in the backward pass.
-        self.rbr_scale = _branch(inputs, outputs, 1, 1, groups) if kernel > 1 else None
+        self.rbr_scale = Branch(inputs, outputs, 1, 1, groups) if kernel > 1 else None
         self.activation: nn.Module = nn.Identity() if linear else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,25 +96,54 @@ class MobileOneBlock(nn.Module):
         form = _form.get()
         if form == "loop" or (form == "auto" and x.device.type != "cpu"):
             return False
-        return self.groups == 1 or self.groups == x.shape[1] == self.rbr_conv[0].conv.out_channels
+        if self.groups != 1 and not self.groups == x.shape[1] == self.outputs:
+            return False
+        if x.dtype not in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type):
+            return False
+        norms = self.norms()
+        return all(norm.training == self.training and norm.eps == norms[0].eps for norm in norms)
 
     def _folded(self, x: Tensor) -> Tensor | None:
         branches = self._branches()
         if not self.training:
             kernel, bias = fold_running(branches)
-        else:
-            mean, covariance, count = patch_moments(x, self.kernel, self.stride, self.groups)
-            fold = fold_batch(branches, mean, covariance)
-            if fold.condition > MAX_CONDITION:
+        elif torch.is_autocast_enabled(x.device.type):
+            # Statistics are taken in full precision whatever the convolution itself is rounded to.
+            with torch.autocast(x.device.type, enabled=False):
+                folded = self._fold_batch(branches, x.float())
+            if folded is None:
                 return None
-            update_running(branches.norms, fold.mean, fold.variance, count)
-            kernel, bias = fold.kernel, fold.bias
+            kernel, bias = folded
+        else:
+            folded = self._fold_batch(branches, x)
+            if folded is None:
+                return None
+            kernel, bias = folded
         return F.conv2d(x, kernel, bias, self.stride, self.kernel // 2, 1, self.groups)
 
+    def _fold_batch(self, branches: Branches, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Kernel and bias with the batch's statistics; None where these would lose too many digits."""
+        mean, covariance, count = patch_moments(x, self.kernel, self.stride, self.groups)
+        fold = fold_batch(branches, mean, covariance)
+        if count < 2 or fold.condition * torch.finfo(x.dtype).eps > MAX_LOSS:
+            return None
+        update_running(branches.norms, fold.mean, fold.variance, count)
+        return fold.kernel, fold.bias
+
     def _branches(self) -> Branches:
-        conv = [(branch.conv.weight, branch.bn) for branch in self.rbr_conv]
+        conv = [(branch.conv.weight, branch.bn) for branch in self.conv_branches]
         scale = None if self.rbr_scale is None else (self.rbr_scale.conv.weight, self.rbr_scale.bn)
         return collect(conv, scale, self.rbr_skip, self.groups)
+
+    @property
+    def conv_branches(self) -> list[Branch]:
+        """The branches with the block's full kernel."""
+        return [branch for branch in self.rbr_conv if isinstance(branch, Branch)]
+
+    def norms(self) -> list[BatchNorm]:
+        """Every BN of the block."""
+        more = [self.rbr_scale.bn] if self.rbr_scale is not None else []
+        return [*(branch.bn for branch in self.conv_branches), *more, *([self.rbr_skip] if self.rbr_skip else [])]
 
 
 class FusedBlock(nn.Module):

@@ -188,7 +188,7 @@ def _sum_images(x: Tensor) -> Tensor:
     """Sum over the batch as a matrix product: several times faster than a strided reduction."""
     by_pixel = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     ordered = x.permute(0, 2, 3, 1) if by_pixel else x
-    total = (x.new_ones(1, len(x)) @ ordered.reshape(len(x), -1)).view(ordered.shape[1:])
+    total: Tensor = (x.new_ones(1, len(x)) @ ordered.reshape(len(x), -1)).view(ordered.shape[1:])
     return total.permute(2, 0, 1) if by_pixel else total
 
 
@@ -199,7 +199,7 @@ def _correlate(left: Tensor, right: Tensor, kernel: int = 3) -> Tensor:
     """
     weight = right.new_empty(right.shape[1], 1, kernel, kernel)
     pad = [kernel // 2] * 2
-    result = torch.ops.aten.convolution_backward(
+    result: Tensor = torch.ops.aten.convolution_backward(
         left, right, weight, None, [1, 1], pad, [1, 1], False, [0, 0], len(weight), [False, True, False]
     )[1]
     return result.reshape(len(weight), kernel * kernel)

@@ -41,14 +41,15 @@ def update_running(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tens
     """Move running statistics towards a batch's (rows of `mean` and `variance`), as torch does: variance unbiased."""
     with torch.no_grad():
         unbiased = variance * (count / max(count - 1, 1))
-        torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
-        running: list[Tensor] = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-        steps = [norm.momentum if norm.momentum is not None else 1 / int(norm.num_batches_tracked) for norm in norms]
+        seen: list[Any] = [norm.num_batches_tracked for norm in norms]
+        torch._foreach_add_(seen, 1)
+        running: list[Any] = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+        steps = [1 / int(n) if norm.momentum is None else norm.momentum for norm, n in zip(norms, seen, strict=True)]
         fresh = [*mean.to(running[0].dtype), *unbiased.to(running[0].dtype)]
         if len(set(steps)) == 1:
             torch._foreach_lerp_(running, fresh, steps[0])
         else:
-            for value, new, step in zip(running, fresh, [*steps, *steps]):
+            for value, new, step in zip(running, fresh, [*steps, *steps], strict=True):
                 value.lerp_(new, step)
 
 

@@ -1,0 +1,208 @@
+"""Landmark losses, on points in pixels of the network's input.
+
+Every loss is a value per point, averaged over the labelled points of a face (weighted), then over the faces of the
+batch; a NaN target is a point without label, a face without any counts as zero.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import UsageError
+from runtime.layouts import Normaliser
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a loss may know beyond points; a NaN angle is unknown, as is anything that is None."""
+
+    angles: Tensor | None = None
+    """(B, 3) predicted yaw, pitch, roll in radians."""
+    true_angles: Tensor | None = None
+    attributes: Tensor | None = None
+    """(B, 6) flags in the order of `train.data.sample.ATTRIBUTES`."""
+
+
+class PointLoss(nn.Module):
+    """Base: subclasses give the value of each point."""
+
+    def per_point(self, offset: Tensor, target: Tensor, /) -> Tensor:
+        """Value (B, P) for offsets (B, P, 2) from the target."""
+        raise NotImplementedError
+
+    def per_face(self, pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Weighted mean over the labelled points of each face: (B,)."""
+        labelled = torch.isfinite(target).all(-1)
+        if weights is not None:
+            labelled = labelled & (weights > 0)
+        target = torch.where(labelled[..., None], target, math.nan)
+        offset = torch.where(labelled[..., None], pred - target, 0)
+        weight = labelled.to(pred.dtype) if weights is None else torch.where(labelled, weights.to(pred.dtype), 0)
+        total = weight.sum(1)
+        value = torch.where(labelled, self.per_point(offset, target), 0)
+        return (value * weight).sum(1) / torch.where(total > 0, total, 1)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weights: Tensor | None = None,
+        extras: Extras | None = None,  # noqa: ARG002 - for subclasses
+    ) -> Tensor:
+        return self.per_face(pred, target, weights).mean()
+
+
+class Wing(PointLoss):
+    """Wing loss: w ln(1 + |d| / eps) below w, |d| - C above, per coordinate; logarithmic for small errors."""
+
+    def __init__(self, w: float = 10.0, eps: float = 2.0) -> None:
+        super().__init__()
+        _positive(w=w, eps=eps)
+        self.w, self.eps = w, eps
+        self.offset = w - w * math.log1p(w / eps)
+
+    def per_point(self, offset: Tensor, _: Tensor, /) -> Tensor:
+        size = offset.abs()
+        near = self.w * torch.log1p(size / self.eps)
+        return torch.where(size < self.w, near, size - self.offset).sum(-1)
+
+
+class SmoothL1(PointLoss):
+    """d^2 / (2 beta) below beta, |d| - beta / 2 above, per coordinate."""
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        _positive(beta=beta)
+        self.beta = beta
+
+    def per_point(self, offset: Tensor, _: Tensor, /) -> Tensor:
+        size = offset.abs()
+        near = size.square() / (2 * self.beta)
+        return torch.where(size < self.beta, near, size - self.beta / 2).sum(-1)
+
+
+class L2(PointLoss):
+    """The squared distance of each point."""
+
+    def per_point(self, offset: Tensor, _: Tensor, /) -> Tensor:
+        return offset.square().sum(-1)
+
+
+class LogL2(PointLoss):
+    """ln(1 + squared distance) of each point."""
+
+    def per_point(self, offset: Tensor, _: Tensor, /) -> Tensor:
+        return torch.log1p(offset.square().sum(-1))
+
+
+class NME(PointLoss):
+    """The metric itself: distance over the target's normaliser distance, or over its box's sqrt(w h) without one."""
+
+    def __init__(self, normaliser: Normaliser | str | None = None) -> None:
+        super().__init__()
+        self.normaliser = normaliser
+
+    def per_point(self, offset: Tensor, target: Tensor, /) -> Tensor:
+        # The distance has no slope at zero; give it the slope 0 there instead of NaN.
+        squared = offset.square().sum(-1)
+        moved = squared > 0
+        distance = torch.where(moved, torch.where(moved, squared, 1).sqrt(), 0)
+        size = self._size(target)
+        known = torch.isfinite(size) & (size > 0)
+        return torch.where(known, distance / torch.where(known, size, 1), 0)
+
+    def _size(self, target: Tensor) -> Tensor:
+        if not isinstance(self.normaliser, Normaliser):
+            low = torch.nan_to_num(target, nan=math.inf).amin(1, keepdim=True)
+            high = torch.nan_to_num(target, nan=-math.inf).amax(1, keepdim=True)
+            size: Tensor = (high - low).prod(-1).sqrt()
+            return size
+        gap = target[:, list(self.normaliser.left)].mean(1) - target[:, list(self.normaliser.right)].mean(1)
+        distance: Tensor = torch.linalg.vector_norm(gap, dim=-1)
+        return distance[:, None]
+
+
+class PFLDLoss(PointLoss):
+    """PFLD's weighted loss: hard attributes and wrong pose weigh more, nothing ever weighs nothing.
+
+    A face weighs (1 + sum of 1/fraction over its attributes, scaled to mean 1) x (1 + sum of 1 - cos(angle error)).
+    The weights are constants: the auxiliary net learns from `pose_loss`, so it cannot turn the landmarks off.
+    """
+
+    def __init__(self, base: str = "l2") -> None:
+        super().__init__()
+        if base == "pfld":
+            raise UsageError("loss pfld: its base must be another loss")
+        self.base = make_loss(base)
+
+    def forward(
+        self, pred: Tensor, target: Tensor, weights: Tensor | None = None, extras: Extras | None = None
+    ) -> Tensor:
+        landmarks = self.base.per_face(pred, target, weights)
+        known = extras or Extras()
+        weight = torch.ones_like(landmarks)
+        if known.attributes is not None:
+            weight = attribute_weight(known.attributes.to(pred.dtype))
+        if known.angles is not None and known.true_angles is not None:
+            weight = weight * (1 + angle_error(known.angles, known.true_angles).detach())
+        return (weight * landmarks).mean()
+
+
+def pose_loss(angles: Tensor, true_angles: Tensor) -> Tensor:
+    """What the auxiliary net minimises: the mean over faces of the sum of 1 - cos(angle error)."""
+    return angle_error(angles, true_angles).mean()
+
+
+def attribute_weight(attributes: Tensor) -> Tensor:
+    """Weights (B,) of faces with the flags (B, 6): rarer attributes weigh more, the mean is 1, none is zero."""
+    fraction = attributes.mean(0)
+    rare = torch.where(fraction > 0, 1 / torch.where(fraction > 0, fraction, 1), 0)
+    weight = 1 + attributes @ rare
+    return weight / weight.mean()
+
+
+def angle_error(angles: Tensor, true_angles: Tensor) -> Tensor:
+    """Sum of 1 - cos(error) over the known angles, radians: (B,)."""
+    known = torch.isfinite(true_angles)
+    difference = torch.where(known, angles - true_angles, 0)
+    return (1 - torch.cos(difference)).sum(1)
+
+
+def _positive(**options: float) -> None:
+    for name, value in options.items():
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"loss option {name} must be a positive number, found {value!r}")
+
+
+LOSSES: dict[str, Callable[..., PointLoss]] = {
+    "wing": Wing,
+    "smoothl1": SmoothL1,
+    "l2": L2,
+    "logl2": LogL2,
+    "nme": NME,
+    "pfld": PFLDLoss,
+}
+
+
+def make_loss(name: str, **options: object) -> PointLoss:
+    """Build a loss by name.
+
+    >>> make_loss("wing", w=10.0, eps=2.0)(torch.zeros(1, 1, 2), torch.tensor([[[2.0, 0.0]]])).item()  # 10 ln 2
+    6.931471824645996
+    """
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown loss {name!r}; {hint}known: {', '.join(LOSSES)}")
+    known = [key for key in inspect.signature(LOSSES[name]).parameters if key not in ("args", "kwargs")]
+    for option in options:
+        if option not in known:
+            raise UsageError(f"loss {name} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    return LOSSES[name](**options)
