@@ -25,15 +25,28 @@ HERE = Path(__file__).parent
 TEST_SEED = 2024
 MAX_SIDE = 32767
 
-ISAS: dict[str, tuple[str, str]] = {
-    "avx512": ("defined(__AVX512F__)", "AVX-512"),
-    "avx2": ("defined(__AVX2__) && defined(__FMA__)", "AVX2 + FMA"),
-    "neon": ("defined(__ARM_NEON) && defined(__aarch64__)", "NEON"),
-    "scalar": ("1", "C99"),
-}
-"""Name -> (condition, what the build calls itself), best first."""
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffix of their entry points."""
 
-KERNELS = ("gemm", "dw3x3")
+    condition: str
+    title: str
+    kernels: tuple[str, ...]
+    suffix: str
+
+
+ISAS: dict[str, Isa] = {
+    "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), "avx512"),
+    "avx2": Isa(
+        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), "block"
+    ),
+    "neon": Isa(
+        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), "block"
+    ),
+    "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), "block"),
+    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), "scalar"),
+}
+"""Best first."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +91,13 @@ def float_rows(values: NDArray[np.float32]) -> str:
 def isa_blocks(isas: tuple[str, ...]) -> str:
     """The kernels of every instruction set, one of which the compiler picks."""
     text, word = "", "#if"
-    for isa in isas:
-        condition, title = ISAS[isa]
-        guard = f"{condition} && !defined(LM_FORCE_SCALAR)" if isa != "scalar" else condition
-        text += f'{word} {guard}\n#define LM_ISA "{title}"\n'
-        text += f"#define LM_TARGET_{isa.upper()}\n" if isa != "scalar" else ""
-        for kernel in KERNELS:
-            text += source_text(f"kernels/{kernel}-f32-{isa}.c")
-        text += f"#define lm_gemm lm_gemm_{isa}\n#define lm_dw lm_dw_{isa}\n"
+    for name in isas:
+        isa = ISAS[name]
+        guard = isa.condition if name == "scalar" else f"{isa.condition} && !defined(LM_FORCE_SCALAR)"
+        text += f'{word} {guard}\n#define LM_ISA "{isa.title}"\n'
+        text += f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
+        text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
+        text += f"#define lm_gemm lm_gemm_{isa.suffix}\n#define lm_dw lm_dw_{isa.suffix}\n"
         word = "#elif"
     return text + "#endif\n"
 

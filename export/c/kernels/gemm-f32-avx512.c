@@ -2,6 +2,11 @@
 #include "kernel.h"
 #include <immintrin.h>
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* a false alarm in the compiler's own header, in C++ only */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 #define LM_EACH_1(X) X(0)
 #define LM_EACH_2(X) LM_EACH_1(X) X(1)
 #define LM_EACH_3(X) LM_EACH_2(X) X(2)
