@@ -255,6 +255,8 @@ def test_noise_has_the_asked_strength() -> None:
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 2.0, 5.0])
 def test_blur_keeps_the_mean_and_does_not_move_the_picture(sigma: float) -> None:
+    even = applied(np.full_like(GREY, 200), 12, blur=1.0, blur_sigma=(sigma, sigma))
+    assert np.abs(even.astype(int) - 200).max() <= 1
     spot = blob(80, np.array([39.0, 41.0]))
     for row in applied(spot, 12, blur=1.0, blur_sigma=(sigma, sigma)):
         assert abs(row.mean() - spot.mean()) < 0.6

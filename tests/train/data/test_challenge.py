@@ -77,6 +77,20 @@ def test_damaged_and_hostile_pickles(folder: Path, data: bytes) -> None:
         read_challenge(folder / "annot.pkl")
 
 
+@pytest.mark.parametrize(
+    ("data", "opcode"),
+    [
+        (b"\x80\x05\x96\x01\x00\x00\x00\x00\x00\x00\x00a.", "BYTEARRAY8"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"Pname\n.", "PERSID"),
+    ],
+)
+def test_opcodes_that_no_annotation_needs(folder: Path, data: bytes, opcode: str) -> None:
+    (folder / "annot.pkl").write_bytes(data)
+    with pytest.raises(InputError, match=f"opcode {opcode} at byte"):
+        read_challenge(folder / "annot.pkl")
+
+
 def test_other_content_is_refused(folder: Path) -> None:
     for value in ({}, [], [1, 2], [["a"], []], "text"):
         with pytest.raises(InputError, match=r"annot\.pkl"):

@@ -69,6 +69,15 @@ def test_a_list_with_a_name_of_its_own(tmp_path: Path, wflw_maker: MakeList) -> 
     assert len(open_source(folder)) == len(open_source(folder, split="test")) == 3
 
 
+def test_the_list_with_flags_wins_over_a_bare_one_beside_it(tmp_path: Path, wflw_maker: MakeList) -> None:
+    path = wflw_maker(tmp_path / "a", 3)
+    bare = "\n".join(" ".join([*line.split()[:196], line.split()[-1]]) for line in path.read_text().splitlines()[:2])
+    (path.parent / "list_98pt_train.txt").write_text(bare)
+    source = open_source(tmp_path / "a")
+    assert len(source) == 3
+    assert source.sample(0).attributes is not None
+
+
 def test_pts_folders(tmp_path: Path, point_maker: MakePoints) -> None:
     for name in ("helen/trainset/a", "helen/trainset/b", "helen/testset/c"):
         path = tmp_path / f"{name}.pts"

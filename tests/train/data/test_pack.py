@@ -125,11 +125,26 @@ def test_half_a_pack_is_refused(copy: Path, name: str) -> None:
     assert str(copy) in str(caught.value) or name == "unknown layout"
 
 
-def test_a_pickled_table_is_never_loaded(copy: Path) -> None:
-    np.save(copy / "points.npy", np.array([{"a": 1}] * 23, dtype=object), allow_pickle=True)
+class Evil:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch evil-was-here",)
+
+
+def test_a_pickled_table_is_never_loaded(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(copy / "points.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     meta_edit(bytes={p.name: p.stat().st_size for p in copy.iterdir() if p.name != "pack.json"})(copy)
     with pytest.raises(InputError, match=r"points\.npy"):
         FacePack(copy)
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+def test_faces_stay_in_order_however_many_wait(
+    faces: ListSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_module, "QUEUE", 3)
+    pack = build_pack(faces, tmp_path / "p", PackSettings(64))
+    assert [pack.sample(i).origin for i in range(23)] == [faces.sample(i).origin for i in range(23)]
 
 
 def test_the_key_follows_labels_photos_and_settings(tmp_path: Path, wflw_maker: MakeList) -> None:
