@@ -14,30 +14,27 @@ from numpy.typing import NDArray
 
 from runtime.images import Image
 from train.data.synth import figure as fig
-from train.data.synth.brush import Colour, Shadows, curve, disc, fill, fixed, lay, times
+from train.data.synth.brush import Colour, Shadows, disc, fill, fixed, lay, mixed, place, shifted, times
+from train.data.synth.face_paint import brows, eye, mask, mouth, nose
 from train.data.synth.marks import Features
 from train.data.synth.params import FaceParams
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 _VARIANTS = 5
-
-
-def place(uv: Array) -> Array:
-    """Atlas texels of places (u, v)."""
-    return uv - (fig.LEFT, fig.TOP)
+_HAIR_WINDOW = np.s_[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1]
 
 
 @lru_cache(maxsize=_VARIANTS)
 def _detail(variant: int) -> Image:
-    """Neutral skin (160 is plain) with grain, blotches and flush; strands where hair is painted. The same for all faces."""
+    """Neutral skin (160 is plain) with grain, blotches and flush, and strands of hair; the same for all faces."""
     rng = np.random.Generator(np.random.PCG64(variant))
     height, width = fig.ATLAS_HEIGHT, fig.ATLAS_WIDTH
     fine = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), 1.0)
     blotch = cv2.resize(
         rng.standard_normal((26, 38)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    tone = 1.0 + fine / fine.std() * (0.010 + 0.005 * variant) + blotch * 0.022
+    tone = 1.0 + fine / fine.std() * (0.008 + 0.004 * variant) + blotch * 0.022
     detail = np.repeat(tone[..., None], 3, axis=2)
     u, v = np.meshgrid(np.arange(fig.FACE_WIDTH) + fig.LEFT, np.arange(fig.FACE_HEIGHT) + fig.TOP)
     flush = np.zeros((height, width))
@@ -48,8 +45,8 @@ def _detail(variant: int) -> Image:
     detail[..., 0] *= 1 - 0.11 * flush
     detail[..., 1] *= 1 - 0.11 * flush
     strands = _strands(rng, fig.HAIR_HEIGHT + 2, fig.SIDE_WIDTH + 2)
-    detail[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1] = (1 + 0.24 * strands)[..., None]
-    return np.clip(np.rint(detail * 160), 0, 255).astype(np.uint8)
+    detail[_HAIR_WINDOW] = (1 + 0.24 * strands)[..., None]
+    return np.asarray(np.clip(np.rint(detail * 160), 0, 255), np.uint8)
 
 
 def _strands(rng: np.random.Generator, height: int, width: int) -> Float:
@@ -76,7 +73,7 @@ def hollows() -> Float:
         + 0.20 * _spot(u, v, 0, 83, 13, 3.5) + 0.10 * _spot(u, v, 34, 66, 5, 9) + 0.10 * _spot(u, v, 13, 20, 3, 12)
     )  # fmt: skip
     dim = (
-        dim + 0.42 * np.clip((v - 112) / 16, 0, 1) + 0.3 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
+        dim + 0.25 * np.clip((v - 114) / 16, 0, 1) + 0.2 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
     )
     light = np.where(x < fig.FACE_WIDTH + 1, 1 - np.clip(dim, 0, 0.75), 1.0)
     return light.astype(np.float32)
@@ -123,27 +120,30 @@ def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.
     if params.beard > 0.02 or params.moustache > 0.02:
         _beard(pixels, params)
     _wrinkles(shadows, params, features)
-    _hairline(pixels, shadows, params, rng)
-    _nose(pixels, shadows, params, features)
-    _brows(pixels, params, features, rng)
+    _hairline(pixels, shadows, params)
+    nose(pixels, shadows, params, features)
+    brows(pixels, params, features, rng)
     for which in (0, 1):
-        _eye(pixels, shadows, params, features, which)
-    _mouth(pixels, shadows, params, features)
+        eye(pixels, shadows, params, features, which)
+    mouth(pixels, shadows, params, features)
     if params.occluder == "mask":
-        _mask(pixels, shadows, params, features, rng)
+        mask(pixels, shadows, rng)
     return pixels, shadows.finish(hollows())
 
 
 def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.random.Generator) -> None:
     colour = params.hair
     if params.hair_style == "bald":
-        pixels[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 :] = params.skin
+        pixels[_HAIR_WINDOW] = cv2.flip(pixels[: fig.HAIR_HEIGHT // 2 + 1, 70 : 70 + fig.SIDE_WIDTH + 2], -1).repeat(
+            2, axis=0
+        )
         return
     if params.hair_style == "hat":
         b, g, r = (float(c) for c in rng.uniform(20, 215, 3))
         colour = (b, g, r)
-    window = np.s_[: fig.HAIR_HEIGHT + 2, fig.SIDE_AT - 1 : fig.SIDE_AT + fig.SIDE_WIDTH + 1]
-    pixels[window] = cv2.transform(detail[window], np.diag(np.asarray(colour, np.float32) / np.float32(160)))
+    pixels[_HAIR_WINDOW] = cv2.transform(
+        detail[_HAIR_WINDOW], np.diag(np.asarray(colour, np.float32) / np.float32(160))
+    )
     if params.hair_style == "hat":
         band = tuple(float(c) for c in rng.uniform(10, 230, 3))
         cv2.rectangle(pixels, (fig.SIDE_AT - 1, 98), (fig.SIDE_AT + fig.SIDE_WIDTH, fig.HAIR_HEIGHT + 1), band, -1)
@@ -153,7 +153,9 @@ def _ears(shadows: Shadows) -> None:
     for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):
         middle = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
         shadows.fill(middle + disc(0.0, 0.0, 13.0, 11.0), 0.62)
-        shadows.stroke(middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2)
+        shadows.stroke(
+            middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2
+        )
 
 
 def _collar(pixels: Image, cloth: Colour, cut: float) -> None:
@@ -201,7 +203,7 @@ def _wrinkles(shadows: Shadows, params: FaceParams, features: Features) -> None:
     mouth = features.line(76, 88)
     for side, corner in ((-1.0, mouth[0]), (1.0, mouth[6])):
         fold = np.array(
-            [[17.5 * side, 40.0], [25.0 * side, 50.0], [corner[0] + 6.0 * side, 61.0], corner + (7.5 * side, 9.0)]
+            [[17.5 * side, 40.0], [25.0 * side, 50.0], [corner[0] + 6.0 * side, 61.0], shifted(corner, 7.5 * side, 9.0)]
         )
         shadows.stroke(place(fold), 1 - min(0.45, strength + 0.28 * grin), 2)
         if grin > 0.4 or params.age > 0.6:
@@ -227,7 +229,7 @@ def _wrinkles(shadows: Shadows, params: FaceParams, features: Features) -> None:
             )
 
 
-def _hairline(pixels: Image, shadows: Shadows, params: FaceParams, rng: np.random.Generator) -> None:
+def _hairline(pixels: Image, shadows: Shadows, params: FaceParams) -> None:
     """The hair's shadow on the skin below its hem."""
     style = fig.STYLES[params.hair_style]
     if params.hair_style == "bald":
@@ -241,153 +243,6 @@ def _hairline(pixels: Image, shadows: Shadows, params: FaceParams, rng: np.rando
         shadows.fill(place(half * (side, 1.0)), depth)
     if params.hair_style in ("short", "receding", "curly", "fringe"):
         burn = np.array([[98.0, -30.0], [112.0, -40.0], [112.0, 24.0], [104.0, 22.0]])
-        colour = tuple(0.7 * h + 0.2 * s for h, s in zip(params.hair, params.skin, strict=True))
+        colour = mixed(params.hair, params.skin, 0.7, 0.2)
         for side in (1.0, -1.0):
             fill(pixels, place(burn * (side, 1.0)), colour)
-    del rng
-
-
-def _nose(pixels: Image, shadows: Shadows, params: FaceParams, features: Features) -> None:
-    line = features.line(51, 60)
-    for side, index in ((-1.0, 5), (1.0, 7)):
-        x, y = line[index]
-        hole = disc(x - 0.3 * side, y - 2.2, 3.7, 1.8)
-        shadows.fill(place(hole * (1.0, 1.0)), 0.6)
-        fill(pixels, place(hole), times(params.skin, 0.40))
-        wing = np.array([[14.0, 30.0], [17.6, 36.0], [16.6, 41.5], [12.5, 44.0]]) * (side, 1.0)
-        shadows.stroke(place(wing), 0.72, 1)
-    shadows.stroke(place(line[4:9]) + (0.0, 1.2), 0.72, 1)
-
-
-def _brows(pixels: Image, params: FaceParams, features: Features, rng: np.random.Generator) -> None:
-    hair, skin = np.asarray(params.hair), np.asarray(params.skin)
-    if hair.mean() > 95:
-        hair = hair * 0.62
-    b, g, r = (float(c) for c in 0.74 * hair + 0.16 * skin)
-    jitter = rng.uniform(-0.9, 0.9, (2, 13, 2))
-    for which, first in enumerate((33, 42)):
-        line = features.line(first, first + 9)
-        fill(pixels, place(np.concatenate([curve(line[:5], steps=3), curve(line[5:], steps=3)])), (b, g, r))
-        upper = curve(line[:5], steps=3)
-        lower = curve(line[5:][::-1], steps=4) if first == 33 else curve(line[5:][::-1], steps=4)
-        roots = lower + jitter[which] * (1.0, 0.3)
-        tips = upper * 0.8 + lower * 0.2 + jitter[which]
-        lines = fixed(place(np.stack([roots, tips], axis=1)))
-        cv2.polylines(pixels, list(lines[::2]), False, times((b, g, r), 0.66), 1, cv2.LINE_8, 4)
-
-
-def _eye(pixels: Image, shadows: Shadows, params: FaceParams, features: Features, which: int) -> None:
-    first = 60 + 8 * which
-    ring = features.line(first, first + 8)
-    opening = params.eye_open[which]
-    outline = place(curve(ring, closed=True, steps=3))
-    top, low = outline[:13], np.concatenate([outline[12:], outline[:1]])
-    lash = times(params.skin, 0.20)
-    if opening > 0.1:
-        x, y = place(features.line(96 + which, 97 + which))[0]
-        x0, y0 = int(outline[:, 0].min()) - 2, int(outline[:, 1].min()) - 2
-        x1, y1 = int(outline[:, 0].max()) + 4, int(outline[:, 1].max()) + 4
-        part = pixels[y0:y1, x0:x1]
-        ball = np.empty_like(part)
-        white = 232.0 - 12 * params.age
-        ball[:] = (white * 0.95, white * 0.96, white)
-        at = (round((x - x0) * 16), round((y - y0) * 16))
-        radius = features.iris_radius
-        cv2.circle(ball, at, round(radius * 16), times(params.iris, 0.5), -1, cv2.LINE_AA, 4)
-        cv2.circle(ball, at, round(radius * 13.4), params.iris, -1, cv2.LINE_AA, 4)
-        cv2.circle(
-            ball, (at[0], at[1] + round(radius * 5)), round(radius * 7), times(params.iris, 1.35), -1, cv2.LINE_AA, 4
-        )
-        cv2.circle(ball, at, round(radius * 6.8), (10, 9, 9), -1, cv2.LINE_AA, 4)
-        cv2.polylines(ball, [fixed(top - (x0, y0 - 0.6))], False, times(params.skin, 0.42), 2, cv2.LINE_8, 4)
-        gleam = (at[0] + (26 if params.light[0] > 0 else -26), at[1] - 28)
-        cv2.circle(ball, gleam, 18, (252, 252, 252), -1, cv2.LINE_AA, 4)
-        mask = np.zeros(part.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [fixed(outline - (x0, y0))], 255, cv2.LINE_AA, 4)
-        weight = mask.astype(np.float32) * np.float32(1 / 255)
-        pixels[y0:y1, x0:x1] = cv2.blendLinear(ball, np.ascontiguousarray(part), weight, 1 - weight)
-        inner = outline[12] if which == 0 else outline[0]
-        cv2.circle(pixels, tuple(fixed(inner).tolist()), 16, (112, 112, 176), -1, cv2.LINE_AA, 4)
-    width = 1 + int(params.liner > 0.4)
-    cv2.polylines(pixels, [fixed(top - (0.0, 0.4))], False, lash, width, cv2.LINE_AA, 4)
-    if params.liner > 0.7:
-        cv2.polylines(pixels, [fixed(low + (0.0, 0.4))], False, lash, 1, cv2.LINE_AA, 4)
-    else:
-        shadows.stroke(low + (0.0, 0.8), 0.72, 1)
-    shadows.stroke(top - (0.0, 4.0), 0.70, 1)
-    if params.age > 0.3:
-        shadows.stroke(low[2:-2] + (0.0, 6.0), 1 - 0.25 * params.age, 1)
-
-
-def _mouth(pixels: Image, shadows: Shadows, params: FaceParams, features: Features) -> None:
-    outer, inside = features.line(76, 88), features.line(88, 96)
-    b, g, r = params.skin
-    k = params.lipstick
-    natural = np.array((b * 0.60, g * 0.56, min(255.0, r * 0.82)))
-    lb, lg, lr = (float(c) for c in natural * (1 - k) + np.asarray(params.lipstick_colour) * k)
-    lips = (lb, lg, lr)
-    fill(pixels, place(curve(outer, closed=True, steps=3)), lips)
-    shine = place(outer[9]) - (0.0, 4.4 * params.lip_lower)
-    cv2.ellipse(pixels, (tuple(shine.tolist()), (13.0, 2.6), 0.0), times(lips, 1.22 + 0.12 * k), -1, cv2.LINE_AA)
-    seam, floor = curve(inside[:5]), curve(inside[[0, 7, 6, 5, 4]])
-    gap = floor[:, 1] - seam[:, 1]
-    if gap.max() > 2.2:
-        fill(pixels, place(np.concatenate([seam, floor[::-1]])), (24.0, 18.0, 48.0))
-        if gap.max() > 7:
-            tongue = floor.copy()
-            tongue[:, 1] -= gap * 0.36
-            fill(pixels, place(np.concatenate([tongue[4:-4], floor[4:-4][::-1]])), (84.0, 76.0, 160.0))
-        if params.smile > 0.1 or gap.max() > 6:
-            teeth = seam + np.stack([np.zeros_like(gap), np.minimum(7.0, gap * 0.62)], -1)
-            fill(pixels, place(np.concatenate([seam[1:-1], teeth[1:-1][::-1]])), (204.0, 220.0, 226.0))
-    line = fixed(place(seam))
-    cv2.polylines(pixels, [line], False, times(lips, 0.42), 1, cv2.LINE_AA, 4)
-    for end in (0, 6):
-        shadows.fill(place(disc(*outer[end].tolist(), 2.6, 2.2)), 0.62)
-    shadows.stroke(place(outer[[10, 9, 8]] + (0.0, 2.4)), 0.80, 2)
-
-
-def _mask(pixels: Image, shadows: Shadows, params: FaceParams, features: Features, rng: np.random.Generator) -> None:
-    """A cloth mask over nose, mouth and chin, with its straps."""
-    colour = times((235.0, 225.0, 210.0), float(rng.uniform(0.15, 1.0)))
-    if rng.random() < 0.5:
-        colour = (210.0, 180.0, 130.0)
-    top = np.array(
-        [
-            [-96.0, 30.0],
-            [-62.0, 26.0],
-            [-30.0, 20.0],
-            [-9.0, 12.0],
-            [0.0, 10.0],
-            [9.0, 12.0],
-            [30.0, 20.0],
-            [62.0, 26.0],
-            [96.0, 30.0],
-        ]
-    )
-    low = np.array(
-        [[92.0, 70.0], [60.0, 104.0], [24.0, 128.0], [0.0, 130.0], [-24.0, 128.0], [-60.0, 104.0], [-92.0, 70.0]]
-    )
-    fill(pixels, place(np.concatenate([top, low])), colour)
-    for side in (-1.0, 1.0):
-        cv2.polylines(
-            pixels,
-            [fixed(place(np.array([[90.0 * side, 34.0], [125.0 * side, 0.0]])))],
-            False,
-            colour,
-            2,
-            cv2.LINE_AA,
-            4,
-        )
-        cv2.polylines(
-            pixels,
-            [fixed(place(np.array([[88.0 * side, 72.0], [125.0 * side, 44.0]])))],
-            False,
-            colour,
-            2,
-            cv2.LINE_AA,
-            4,
-        )
-    for height in (48.0, 66.0, 84.0):
-        shadows.stroke(place(np.array([[-70.0, height - 6], [0.0, height], [70.0, height - 6]])), 0.86, 1)
-    shadows.stroke(place(top) + (0.0, -1.5), 0.7, 1)

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.images import Image
+from train.data.synth import figure as fig
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 Colour = tuple[float, float, float]
 
 _SHIFT = 4
+_ORIGIN = np.array([fig.LEFT, fig.TOP])
 
 
 @lru_cache(maxsize=16)
@@ -49,6 +51,16 @@ def _circle() -> Array:
     return np.stack([np.cos(t), np.sin(t)], -1)
 
 
+def place(uv: Array) -> Array:
+    """Atlas texels of places (u, v)."""
+    return np.asarray(uv - _ORIGIN)
+
+
+def shifted(points: Array, dx: float, dy: float) -> Array:
+    """Points moved by (dx, dy)."""
+    return np.asarray(points + np.array((dx, dy)))
+
+
 def disc(x: float, y: float, rx: float, ry: float) -> Array:
     """An ellipse as a polygon."""
     return _circle() * (rx, ry) + (x, y)
@@ -58,6 +70,12 @@ def times(colour: Colour, factor: float) -> Colour:
     """A colour, brighter or darker."""
     b, g, r = colour
     return min(255.0, b * factor), min(255.0, g * factor), min(255.0, r * factor)
+
+
+def mixed(first: Colour, second: Colour, of_first: float, of_second: float) -> Colour:
+    """A weighted sum of two colours."""
+    b, g, r = (of_first * f + of_second * s for f, s in zip(first, second, strict=True))
+    return b, g, r
 
 
 def fill(pixels: Image, points: Array, colour: Colour) -> None:

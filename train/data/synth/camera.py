@@ -1,8 +1,9 @@
 """The camera of the synthetic faces: Euler angles, rotation, perspective.
 
 Axes of the head, in millimetres: x to the image's right, y down, z away from the camera, so the nose of an unturned
-head points to -z; the origin lies between the ears at eye level. Angles are in radians. Yaw > 0 turns the nose to the image's right, pitch > 0
-lifts the nose, roll > 0 tips the top of the head to the image's right. The rotation is Rz(roll) Rx(pitch) Ry(yaw).
+head points to -z; the origin lies between the ears at eye level. Angles are in radians. Yaw > 0 turns the nose to the
+image's right, pitch > 0 lifts the nose, roll > 0 tips the top of the head to the image's right. The rotation is
+Rz(roll) Rx(pitch) Ry(yaw).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from train.data.synth.camera import rotate
 from train.data.synth.head import COLUMNS, ROWS
-from train.data.synth.params import FaceParams
+from train.data.synth.params import SHAPE_NAMES, FaceParams
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
@@ -63,8 +63,8 @@ ATLAS_PLACES: Array = _atlas_places()
 def light_places() -> tuple[Float, Float]:
     """For each pixel of the atlas at quarter size, the sheet's (column, row) whose light it gets."""
     x, y = np.meshgrid(np.arange(ATLAS_WIDTH // 4) * 4 + 1.5, np.arange(ATLAS_HEIGHT // 4) * 4 + 1.5)
-    column = np.interp(x, COLUMNS - LEFT, np.arange(WIDE))
-    row = np.interp(y, ROWS - TOP, np.arange(len(ROWS)))
+    column = np.asarray(np.interp(x, COLUMNS - LEFT, np.arange(WIDE)))
+    row = np.asarray(np.interp(y, ROWS - TOP, np.arange(len(ROWS))))
     beside = x >= FACE_WIDTH + 1
     share = np.clip((x - SIDE_AT - 1) / (SIDE_WIDTH - 3), 0, 1) * (WIDE - 1)
     for block, top, tall in ((HAIR, HAIR_TOP, HAIR_HEIGHT), (NECK, NECK_TOP, NECK_HEIGHT)):
@@ -102,35 +102,6 @@ _BEFORE, _AFTER, _ABOVE, _BELOW = _neighbours()
 
 
 @dataclass(frozen=True)
-class Quads:
-    """What is known of the sheet's quads before any face is drawn; flat, row by row."""
-
-    real: NDArray[np.bool_]
-    """False between blocks."""
-    ears: NDArray[np.bool_]
-    hanging: NDArray[np.bool_]
-    """Lower hair, whose inner side can be seen."""
-    nearer: Float
-    """Millimetres by which a quad is taken to be nearer when quads are ordered."""
-
-
-def _quad_table() -> Quads:
-    real = np.ones((TALL - 1, WIDE - 1), bool)
-    for block in (FACE, HAIR, NECK):
-        real[block.stop - 1] = False
-    real[EARS.start :, LEFT_EAR.stop - 1 : RIGHT_EAR.start] = False
-    ears, hanging = np.zeros_like(real), np.zeros_like(real)
-    ears[EARS.start :], hanging[HAIR.start + 3 : HAIR.stop - 1] = True, True
-    nearer = np.zeros(real.shape, np.float32)
-    nearer[HAIR.start : HAIR.stop - 1] = 14.0
-    nearer[NECK.start : NECK.stop - 1] = -14.0
-    return Quads(real.ravel(), ears.ravel(), hanging.ravel(), nearer.ravel())
-
-
-QUADS = _quad_table()
-
-
-@dataclass(frozen=True)
 class Style:
     """A hair cut: how far down it reaches at seven azimuths from front to back, and how thick it stands."""
 
@@ -153,10 +124,45 @@ STYLES = {
 }
 
 
+@dataclass(frozen=True)
+class Quads:
+    """What is known of the sheet's quads under a hair style before any face is drawn; flat, row by row."""
+
+    real: NDArray[np.bool_]
+    """False between blocks and where the hair always hides the face."""
+    two_sided: NDArray[np.bool_]
+    """Ears, and lower hair whose inner side can be seen."""
+    nearer: Float
+    """Millimetres by which a quad is taken to be nearer when quads are ordered."""
+    left_ear: NDArray[np.bool_]
+    right_ear: NDArray[np.bool_]
+
+
+def _quads(style: Style) -> Quads:
+    real, two_sided = np.ones((TALL - 1, WIDE - 1), bool), np.zeros((TALL - 1, WIDE - 1), bool)
+    left, right = two_sided.copy(), two_sided.copy()
+    for block in (FACE, HAIR, NECK):
+        real[block.stop - 1] = False
+    real[EARS.start :, LEFT_EAR.stop - 1 : RIGHT_EAR.start] = False
+    left[EARS.start :, : LEFT_EAR.stop - 1], right[EARS.start :, RIGHT_EAR.start :] = True, True
+    if style.thick > 1.0:
+        real[FACE][: int((ROWS[1:] < min(style.hem[:2]) - 18.0).sum())] = False
+    two_sided[EARS.start :] = True
+    if style.hanging:
+        two_sided[HAIR.start + 3 : HAIR.stop - 1] = True
+    nearer = np.zeros(real.shape, np.float32)
+    nearer[HAIR.start : HAIR.stop - 1] = 14.0
+    nearer[NECK.start : NECK.stop - 1] = -14.0
+    return Quads(real.ravel(), two_sided.ravel(), nearer.ravel(), left.ravel(), right.ravel())
+
+
+QUADS = {name: _quads(style) for name, style in STYLES.items()}
+
+
 _SIN, _COS, _WAVE = np.sin(_AROUND), np.cos(_AROUND), np.cos(_AROUND * 9.0)
 _PART = 9.0 * np.sin(_AROUND * 2)
 _HEMS = {name: np.interp(np.abs(_AROUND), _HEM_AT, style.hem) for name, style in STYLES.items()}
-_STEPS = np.linspace(0.02, 1.0, HAIR.stop - HAIR.start)[:, None]
+_STEPS = np.array([0.0, 0.22, 0.4, 0.56, 0.7, 0.82, 0.91, 1.0])[:, None]
 _THINNED = 1.0 - 0.75 * _STEPS**4 * np.clip((_COS + 0.1) / 0.4, 0.0, 1.0)
 """The hair lies down towards its hem over the forehead."""
 
@@ -197,19 +203,20 @@ _EAR, _MIRROR = _ear(), np.array([-1.0, 1.0, 1.0])
 
 
 def _neck() -> Array:
-    wide = np.interp(_NECK_DOWN, (15, 65, 108, 152, 215), (44.0, 53.0, 55.0, 60.0, 108.0))[:, None]
-    deep = np.interp(_NECK_DOWN, (15, 65, 215), (46.0, 54.0, 64.0))[:, None]
+    wide = np.interp(_NECK_DOWN, (15, 65, 108, 152, 215), (42.0, 49.0, 50.0, 56.0, 108.0))[:, None]
+    deep = np.interp(_NECK_DOWN, (15, 65, 108, 215), (46.0, 52.0, 53.0, 64.0))[:, None]
     x = wide * np.sin(_AROUND)[None, :]
     z = 20.0 - deep * np.cos(_AROUND)[None, :]
     return np.stack([x, np.broadcast_to(_NECK_DOWN[:, None], x.shape), z], axis=-1)
 
 
 _NECK = _neck()
+_JAW_WIDTH = SHAPE_NAMES.index("jaw_width")
 _STIFF = np.interp(_NECK_DOWN, (15, 65, 108, 215), (0.0, 0.12, 0.35, 0.9))[:, None, None]
 _SHADED = np.ones((TALL, WIDE), np.float32)
 _SHADED[NECK] = np.interp(_NECK_DOWN, (15, 65, 108, 152), (0.40, 0.42, 0.60, 0.95))[:, None]
 _SHADED[EARS] = np.array([0.75, 0.85, 1.0, 1.0])[:, None]
-_SHADED[HAIR] = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start)[:, None]
+_HAIR_SHADED = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start, dtype=np.float32)[:, None]
 
 
 def sheet(params: FaceParams, face: Array, turn: Array) -> Array:
@@ -217,12 +224,12 @@ def sheet(params: FaceParams, face: Array, turn: Array) -> Array:
     solid = np.zeros((TALL, WIDE, 3))
     solid[FACE] = face
     _hair(params, solid[HAIR])
-    solid[NECK] = _NECK
-    ear = _EAR + (abs(float(face[7, 2, 0])), 0.0, 0.0)
+    solid[NECK] = neck = _NECK * (1.0 + 0.05 * params.shape[_JAW_WIDTH], 1.0, 1.0)
+    ear = _EAR + np.array([abs(float(face[7, 2, 0])), 0.0, 0.0])
     solid[EARS, RIGHT_EAR] = ear
     solid[EARS, LEFT_EAR] = ear * _MIRROR
     turned = rotate(solid, turn)
-    turned[NECK] += (_NECK - turned[NECK]) * _STIFF
+    turned[NECK] += (neck - turned[NECK]) * _STIFF
     return turned
 
 
@@ -246,4 +253,7 @@ def lighting(params: FaceParams, turned: Array) -> Float:
     light = np.float32(params.ambient) * (np.float32(0.92) - np.float32(0.2) * ny)
     light += np.float32(params.lamp / 1.25) * np.maximum(facing + np.float32(0.25), 0)
     light += np.float32(params.gloss) * shine * shine
-    return np.asarray(light.reshape(TALL, WIDE) * _SHADED, np.float32)
+    light = light.reshape(TALL, WIDE) * _SHADED
+    if params.hair_style != "bald":
+        light[HAIR] *= _HAIR_SHADED
+    return np.asarray(light, np.float32)

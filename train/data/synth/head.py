@@ -88,13 +88,13 @@ def _template(u: Array, v: Array) -> Array:
 def _outward(points: Array, amount: Array) -> Array:
     """A displacement away from the head's vertical axis."""
     flat = points * np.array([1.0, 0.0, 1.0])
-    return flat / np.sqrt((flat**2).sum(-1, keepdims=True)) * amount[..., None]
+    return np.asarray(flat / np.sqrt((flat**2).sum(-1, keepdims=True)) * amount[..., None])
 
 
 def _shape_basis(u: Array, v: Array) -> dict[str, Array]:
     """One displacement field per shape coefficient, at one standard deviation."""
     p = _template(u, v)
-    x, y, z = p[..., 0], p[..., 1], p[..., 2]
+    x, y = p[..., 0], p[..., 1]
     zero = np.zeros_like(x)
     nose = _bump(u, v, 0.0, 34.0, 17.0, 13.0, 3.0)
     chin = _bump(u, v, 0.0, 104.0, 26.0, 16.0)
@@ -137,7 +137,7 @@ BASIS: Array = np.stack([_shape_basis(_U, _V)[name] for name in SHAPE_NAMES])
 
 def face_vertices(params: FaceParams) -> Array:
     """The face mask's vertices (rows, columns, 3) in head millimetres."""
-    return TEMPLATE + np.einsum("k,krcd->rcd", params.shape, BASIS)
+    return np.asarray(TEMPLATE + np.einsum("k,krcd->rcd", params.shape, BASIS))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.synth.camera import Points, perspective, rotate, rotation
-from train.data.synth.head import ARC, TEMPLATE, Places, face_vertices, to_uv
+from train.data.synth.head import TEMPLATE, Places, face_vertices, to_uv
 from train.data.synth.params import HEM_COLUMNS, SHAPE_NAMES, FaceParams
 
 Array = NDArray[np.float64]
@@ -29,7 +29,7 @@ _EACH = np.arange(33)
 
 def _contour_paths() -> tuple[Places, Array]:
     """For each of the 33 contour points a path of places, jaw edge first, and its outward direction."""
-    u = np.array([-a for a in _JAW_U] + [a for a in reversed(_JAW_U[:-1])])
+    u = np.array([-a for a in _JAW_U] + list(reversed(_JAW_U[:-1])))
     v = np.array(_JAW_V + tuple(reversed(_JAW_V[:-1])))
     lower = np.clip((v - 55.0) / 56.0, 0.0, 1.0)
     inner_u = np.sign(u) * np.minimum(np.abs(u) * 0.9, np.interp(v, (-5.0, 20.0, 40.0, 55.0), (20.0, 20.0, 19.0, 14.0)))
@@ -217,29 +217,21 @@ def mean_face_3d() -> Points:
     >>> mean_face_3d().shape
     (98, 3)
     """
-    return _mean_marks().solid.copy()
+    return mark(neutral()).solid
 
 
-def _mean_marks() -> Marks:
-    return mark(neutral())
-
-
-def neutral(angles: Sequence[float] = (0.0, 0.0, 0.0), distance: float = 1e7) -> FaceParams:
+def neutral(angles: Sequence[float] = (0.0, 0.0, 0.0), distance: float = math.inf) -> FaceParams:
     """The mean face: no expression, average shape, far camera."""
     yaw, pitch, roll = (float(a) for a in angles)
     grey = (128.0, 128.0, 128.0)
     return FaceParams(
         angles=(yaw, pitch, roll), distance=distance, fill=0.52, shift=(0.0, 0.0), shape=np.zeros(len(SHAPE_NAMES)),
-        eye_gap=0.0, eye_size=1.0, eye_height=1.0, eye_tilt=0.0, eye_open=(1.0, 1.0), gaze=(0.0, 0.0), brow_lift=(0.0, 0.0),
-        brow_frown=0.0, brow_thick=1.0, brow_arch=0.0, mouth_width=0.0, mouth_shift=0.0, lip_upper=1.0, lip_lower=1.0,
-        mouth_open=0.0, smile=0.0, smirk=0.0, pucker=0.0, skin=(118.0, 152.0, 204.0), iris=(40.0, 70.0, 100.0),
-        hair=(26.0, 38.0, 58.0), hair_style="short", hair_volume=0.5,
-        hair_hem=np.zeros(HEM_COLUMNS),
+        eye_gap=0.0, eye_size=1.0, eye_height=1.0, eye_tilt=0.0, eye_open=(1.0, 1.0), gaze=(0.0, 0.0),
+        brow_lift=(0.0, 0.0), brow_frown=0.0, brow_thick=1.0, brow_arch=0.0, mouth_width=0.0, mouth_shift=0.0,
+        lip_upper=1.0, lip_lower=1.0, mouth_open=0.0, smile=0.0, smirk=0.0, pucker=0.0, skin=(118.0, 152.0, 204.0), iris=(40.0, 70.0, 100.0),
+        hair=(26.0, 38.0, 58.0), hair_style="short", hair_volume=0.5, hair_hem=np.zeros(HEM_COLUMNS),
         hair_part=0.0, beard=0.0, moustache=0.0, age=0.2, freckles=0.0,
         lipstick=0.0, lipstick_colour=grey, eye_shadow=0.0, eye_shadow_colour=grey, blush=0.0, liner=0.0,
         light=(0.2, -0.4, -0.89), ambient=0.6, lamp=0.5, tint=(1.0, 1.0, 1.0), exposure=1.0, contrast=1.0, gloss=0.1,
         occluder="none", blur="none", blur_amount=0.0, noise=0.0, attributes=(False,) * 6,
     )  # fmt: skip
-
-
-__all__ = ["ARC", "Features", "Marks", "features", "mark", "mean_face_3d", "neutral"]

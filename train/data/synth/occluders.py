@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 def cover(
-    picture: Image, params: FaceParams, marks: Marks, face: Array, scale: float, centre: Array, rng: np.random.Generator
+    picture: Image, params: FaceParams, marks: Marks, scale: float, centre: Array, rng: np.random.Generator
 ) -> None:
     """Draw the face's occluder over the photo."""
     points = marks.flat * scale + centre
@@ -58,11 +58,8 @@ def _glasses(
         y = eye[1] + 4.0 + tall * shape * s
         z = front + 0.0045 * x**2 + 0 * t
         lenses.append(np.stack([x, y, z], -1))
-    bridge = np.array([[-9.0, -1.0, front - 2], [0.0, -3.0, front - 3], [9.0, -1.0, front - 2]]) + (
-        0.0,
-        float(eyes[:, 1].mean()),
-        0.0,
-    )
+    level = float(eyes[:, 1].mean())
+    bridge = np.array([[-9.0, level - 1, front - 2], [0.0, level - 3, front - 3], [9.0, level - 1, front - 2]])
     arms = [np.array([[s * 56.0, eyes[0, 1] - 1, front + 14], [s * 75.0, eyes[0, 1] - 3, 6.0]]) for s in (-1.0, 1.0)]
 
     def screen(solid: Array) -> NDArray[np.int32]:

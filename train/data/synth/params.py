@@ -179,7 +179,10 @@ _IDENTITY = SHAPE_NAMES.index("jaw_open")
 
 
 def _colour(rng: np.random.Generator, table: Sequence[tuple[float, ...]], jitter: float) -> Colour:
-    b, g, r = (_clamp(c + n, 4.0, 250.0) for c, n in zip(table[rng.integers(len(table))], rng.normal(0, jitter, 3), strict=True))
+    b, g, r = (
+        _clamp(c + n, 4.0, 250.0)
+        for c, n in zip(table[int(rng.integers(len(table)))], rng.normal(0, jitter, 3), strict=True)
+    )
     return b, g, r
 
 

@@ -12,7 +12,7 @@ from runtime.images import Image
 from train.data.synth.atlas import paint
 from train.data.synth.brush import Colour, fixed, times
 from train.data.synth.camera import perspective
-from train.data.synth.figure import FACE, STYLES, light_places, lighting, sheet
+from train.data.synth.figure import QUADS, light_places, lighting, sheet
 from train.data.synth.marks import Marks
 from train.data.synth.occluders import cover
 from train.data.synth.params import FaceParams, generator
@@ -44,7 +44,7 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
     skin, shadows = paint(params, marks.features, (b, g, r), rng)
     turned = sheet(params, marks.vertices, marks.turn)
     screen = perspective(turned, params.distance) * scale + centre
-    seen = rasterise(turned, screen, size, STYLES[params.hair_style].hanging)
+    seen = rasterise(turned, screen, size, QUADS[params.hair_style], float(marks.turn[2, 0]))
     light = cv2.remap(lighting(params, turned), *_light_maps(), cv2.INTER_LINEAR)
     light = cv2.multiply(cv2.resize(light, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR), shadows)
     half, quarter = np.float32(0.5), np.float32(-0.25)
@@ -57,7 +57,7 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
     edge *= seen.covered
     part[:] = cv2.blendLinear(colours, np.ascontiguousarray(part), edge, 1 - edge)
     if params.occluder not in ("none", "mask"):
-        cover(picture, params, marks, turned[FACE], scale, centre, rng)
+        cover(picture, params, marks, scale, centre, rng)
     return _develop(picture, params, rng)
 
 
@@ -107,38 +107,41 @@ def _shoulders(picture: Image, params: FaceParams, cloth: Colour, scale: float, 
 
 
 def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Image:
-    """Exposure, lens and sensor."""
+    """Exposure, lens and sensor; nothing here moves a point."""
     size = picture.shape[0]
     gain = np.asarray(params.tint) * params.exposure * params.contrast
     lift = 128.0 * params.exposure * (1 - params.contrast)
+    shot: cv2.typing.MatLike
     if lift == 0.0:
-        picture = cv2.transform(picture, np.diag(gain))
+        shot = cv2.transform(picture, np.diag(gain))
     else:
         table = np.arange(256)[:, None] * gain + lift
-        picture = cv2.LUT(picture, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
+        shot = cv2.LUT(picture, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
     if params.blur == "gauss":
-        picture = cv2.GaussianBlur(picture, (0, 0), params.blur_amount * 2.6 * size / 160 + 0.2)
+        shot = cv2.GaussianBlur(shot, (0, 0), params.blur_amount * 2.6 * size / 160 + 0.2)
     elif params.blur == "small":
         small = max(18, int(size * (0.45 - 0.27 * params.blur_amount)))
-        picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+        shot = cv2.resize(shot, (small, small), interpolation=cv2.INTER_AREA)
+        shot = cv2.resize(shot, (size, size), interpolation=cv2.INTER_LINEAR)
     elif params.blur == "motion":
-        picture = _motion(picture, params.blur_amount * 9 * size / 160 + 2, float(rng.uniform(0, np.pi)))
+        shot = cv2.filter2D(shot, -1, _motion(params.blur_amount * 9 * size / 160 + 2, float(rng.uniform(0, np.pi))))
     if params.noise > 0.3:
-        static = _static()
-        y, x = (int(v) for v in rng.integers(0, max(1, 400 - size), 2))
+        static: cv2.typing.MatLike = _static()
+        y, x = (int(v) for v in rng.integers(0, max(1, len(static) - size), 2))
         window = static[y : y + size, x : x + size]
-        if window.shape != picture.shape:
+        if window.shape != shot.shape:
             window = cv2.resize(static, (size, size), interpolation=cv2.INTER_NEAREST)
-        picture = cv2.addWeighted(picture, 1.0, window, params.noise / 42.0, 0.0, dtype=cv2.CV_8U)
-    return np.asarray(picture, np.uint8)
+        shot = cv2.addWeighted(shot, 1.0, window, params.noise / 42.0, 0.0, dtype=cv2.CV_8U)
+    return np.asarray(shot, np.uint8)
 
 
-def _motion(picture: Image, length: float, angle: float) -> Image:
+def _motion(length: float, angle: float) -> Float:
+    """A line through the middle of an odd kernel."""
     side = int(length) | 1
     kernel = np.zeros((side, side), np.float32)
     middle = (side - 1) / 2
     dx, dy = np.cos(angle) * middle, np.sin(angle) * middle
     ends = [(round((middle + s * dx) * 16), round((middle + s * dy) * 16)) for s in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, 4)
-    return np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum()), np.uint8)
+    kernel += kernel[::-1, ::-1]
+    return np.asarray(kernel / kernel.sum(), np.float32)

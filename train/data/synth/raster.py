@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.synth.figure import ATLAS_PLACES, QUADS
+from train.data.synth.figure import ATLAS_PLACES, Quads
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
 
 _SHIFT = 4
+_HIDDEN_EAR = 0.35
 _SMALLEST = 0.8
 """Quads of less area (square pixels) are seen edge-on and left out."""
 
@@ -51,19 +52,23 @@ class Lookup:
     y: Float
 
 
-def rasterise(turned: Array, screen: Array, size: int, hanging_hair: bool) -> Lookup:
-    """Paint the turned sheet, projected to `screen` pixels, into a size x size photo."""
+def rasterise(turned: Array, screen: Array, size: int, known: Quads, away: float) -> Lookup:
+    """Paint the turned sheet, projected to `screen` pixels, into a size x size photo.
+
+    `away` tells how far the right ear points away from the camera (-1..1); an ear that does is not painted.
+    """
     grid = np.clip(screen, -4 * size, 5 * size).astype(np.float32)
     along, down, centre = _axes(grid)
     det = along[:, 0] * down[:, 1] - along[:, 1] * down[:, 0]
-    twosided = QUADS.ears | QUADS.hanging if hanging_hair else QUADS.ears
     margin = np.float32(size + 12)
-    seen = np.where(twosided, np.abs(det), det) > _SMALLEST
-    seen &= QUADS.real
+    seen = np.where(known.two_sided, np.abs(det), det) > _SMALLEST
+    seen &= known.real
+    if abs(away) > _HIDDEN_EAR:
+        seen &= ~(known.right_ear if away > 0 else known.left_ear)
     seen &= (centre[:, 1] < margin) & (centre[:, 1] > -12) & (centre[:, 0] > -12) & (centre[:, 0] < margin)
     chosen = np.flatnonzero(seen)
     far = _corners(turned[..., 2].astype(np.float32))
-    depth = (far[0] + far[1] + far[2] + far[3])[chosen] * np.float32(0.25) - QUADS.nearer[chosen]
+    depth = (far[0] + far[1] + far[2] + far[3])[chosen] * np.float32(0.25) - known.nearer[chosen]
     chosen = chosen[np.argsort(-depth, kind="stable")]
     quads = np.stack([corner[chosen] for corner in _corners(grid)], axis=1)
     x0, y0 = (int(min(max(0.0, float(np.floor(quads[..., k].min()))), size - 1)) for k in (0, 1))
@@ -71,9 +76,7 @@ def rasterise(turned: Array, screen: Array, size: int, hanging_hair: bool) -> Lo
     numbers = np.zeros((y1 - y0, x1 - x0), np.int32)
     polygons = np.rint((quads - np.array((x0, y0), np.float32)) * (1 << _SHIFT)).astype(np.int32)
     fill = cv2.fillConvexPoly
-    number = 0
-    for polygon in polygons:
-        number += 1
+    for number, polygon in enumerate(polygons, start=1):
         fill(numbers, polygon, number, 8, _SHIFT)
     table = np.zeros((len(chosen) + 1, 6), np.float32)
     _affine(table[1:], along[chosen], down[chosen], det[chosen], centre[chosen] - (x0, y0), chosen)
@@ -89,7 +92,7 @@ def rasterise(turned: Array, screen: Array, size: int, hanging_hair: bool) -> Lo
     return Lookup(x0, y0, np.minimum(numbers, 1).astype(np.uint8), x, y)
 
 
-def _affine(out: Float, p: Float, q: Float, det: Float, centre: Array, chosen: NDArray[np.intp]) -> None:
+def _affine(out: Float, p: Float, q: Float, det: Float, centre: NDArray[np.floating], chosen: NDArray[np.intp]) -> None:
     """Per quad: atlas x and y as linear functions of the pixel, never steeper than one quad per pixel."""
     one = np.float32(1)
     per_p = one / np.maximum(np.maximum(np.abs(q[:, 0]), np.abs(q[:, 1])), np.abs(det)) * np.sign(det)

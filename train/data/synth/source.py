@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,7 @@ class SynthSource:
         if not MIN_SIZE <= size <= MAX_SIZE:
             raise UsageError(f"synthetic faces: size must lie in {MIN_SIZE}..{MAX_SIZE}, found {size}")
         self.count, self.seed, self.size = count, seed, size
+        self._latest: tuple[int, FaceParams, Marks] | None = None
 
     @property
     def name(self) -> str:
@@ -50,16 +50,20 @@ class SynthSource:
     def __len__(self) -> int:
         return self.count
 
-    def params(self, index: int) -> FaceParams:
-        """Every number that face `index` is made of."""
+    def face(self, index: int) -> tuple[FaceParams, Marks]:
+        """Every number that face `index` is made of, and its points before they are placed in the photo."""
         if not 0 <= index < self.count:
             raise IndexError(f"face {index} of {self.count}")
-        return draw(self.seed, index)
+        latest = self._latest
+        if latest is None or latest[0] != index:
+            params = draw(self.seed, index)
+            latest = self._latest = (index, params, mark(params))
+        return latest[1], latest[2]
 
     def sample(self, index: int) -> FaceSample:
         """Points, box, flags and angles; nothing is rendered."""
-        params = self.params(index)
-        _, _, points = _placed(params, mark(params), self.size)
+        params, marks = self.face(index)
+        _, _, points = placed(params, marks, self.size)
         low, high = points.min(axis=0), points.max(axis=0)
         margin = (high - low) * 0.06
         x0, y0 = np.floor(np.maximum(low - margin, 0.0))
@@ -78,19 +82,15 @@ class SynthSource:
 
     def photo(self, index: int) -> Image:
         """Render face `index`."""
-        params = self.params(index)
-        marks = mark(params)
-        scale, centre, _ = _placed(params, marks, self.size)
+        params, marks = self.face(index)
+        scale, centre, _ = placed(params, marks, self.size)
         return render(params, marks, scale, centre, self.seed, index, self.size)
 
 
-def _placed(params: FaceParams, marks: Marks, size: int) -> tuple[float, NDArray[np.float64], NDArray[np.float32]]:
-    """Scale, pixel of the head's origin, and the points, rounded to 1/1024 pixel."""
+def placed(params: FaceParams, marks: Marks, size: int) -> tuple[float, NDArray[np.float64], NDArray[np.float32]]:
+    """Scale, pixel of the head's origin, and the points in the photo, rounded to 1/1024 pixel."""
     low, high = marks.flat.min(axis=0), marks.flat.max(axis=0)
     scale = float(params.fill * size / (high - low).max())
     centre = (size - 1) / 2 + np.asarray(params.shift) * size - (low + high) / 2 * scale
     points = np.round((marks.flat * scale + centre) * 1024) / 1024
     return scale, centre, points.astype(np.float32)
-
-
-_ = lru_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -29,10 +28,10 @@ def write_synth(
     test_fraction: float = 0.1,
     progress: Callable[[], object] | None = None,
 ) -> Path:
-    """Render `count` faces into `directory` as PNG photos with WFLW lists; the last `test_fraction` of them is the test list.
+    """Render `count` faces into `directory` as PNG photos with lists in WFLW's form.
 
-    Everything is written beside the directory first and takes its name only when whole. `progress` is called once per
-    face. Returns the directory.
+    The last `test_fraction` of them is the test list. Everything is written beside the directory first and takes its
+    name only when whole. `progress` is called once per face. Returns the directory.
     """
     target = Path(directory)
     source = SynthSource(count, seed, size)
@@ -49,7 +48,7 @@ def write_synth(
         building.chmod(0o755)
         if target.exists():
             target.rmdir()
-        os.replace(building, target)
+        building.replace(target)
     except OSError as error:
         raise DiskError(f"{target}: cannot write: {error.strerror or error}; nothing half-written was left") from error
     finally:
