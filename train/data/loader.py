@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -111,6 +112,9 @@ class BatchLoader:
         weights = [None if isinstance(item, FacePack) else float(item[1]) for item in listed]
         self._check(weights)
         self._starts = np.cumsum([0, *(len(pack) for pack in self._packs)])
+        self._bounds: list[int] = self._starts.tolist()
+        # Plain views of the memory maps: indexing the map's own class costs as much as a blur.
+        self._images: list[Image] = [np.asarray(pack.images) for pack in self._packs]
         self._shares = self._plan_shares(indices, weights)
         self._tables = _Tables(self._packs, spec)
         self._per_epoch = sum(wanted for _, wanted in self._shares)
@@ -217,11 +221,12 @@ class BatchLoader:
         )
 
     def _pixels(self, face: int) -> Image:
-        which = int(np.searchsorted(self._starts, face, side="right")) - 1
-        return np.asarray(self._packs[which].images[face - int(self._starts[which])])
+        which = bisect_right(self._bounds, face) - 1
+        pixels: Image = self._images[which][face - self._bounds[which]]
+        return pixels
 
     def _texture(self, number: int) -> Image:
-        return self._pixels(number % int(self._starts[-1]))
+        return self._pixels(number % self._bounds[-1])
 
 
 def _ahead(make: Any, numbers: range, threads: int) -> Iterator[Batch]:
