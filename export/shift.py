@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from runtime.errors import InputError
 from runtime.spec import ModelSpec
 
+SMALLEST_FACE = 0.05
+"""Of the crop's side: a face in profile, whose eyes nearly coincide, must not outweigh all others."""
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -36,7 +39,7 @@ def landmark_shift(found: NDArray[Any], wanted: NDArray[Any], spec: ModelSpec) -
     distance = np.hypot(gap[..., 0], gap[..., 1])
     if not np.isfinite(distance).all():
         return Shift(math.inf, math.inf, math.inf, math.inf, _name(spec))
-    percent = 100 * distance.mean(1) / _face_size(truth, spec)
+    percent = 100 * distance.mean(1) / np.maximum(_face_size(truth, spec), SMALLEST_FACE * spec.input_size)
     return Shift(
         float(distance.mean()), float(distance.max()), float(percent.mean()), float(percent.max()), _name(spec)
     )

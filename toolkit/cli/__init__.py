@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import compare, console, data, eval, import_, inspect
+from toolkit.cli import compare, console, data, eval, export, import_, inspect
 
 app = typer.Typer(
     name="toolkit",
@@ -47,6 +47,7 @@ app.add_typer(data.app, name="data")
 app.command("import")(import_.run)
 app.command("compare")(compare.run)
 app.command("eval")(eval.run)
+app.command("export")(export.run)
 app.command("inspect")(inspect.run)
 
 

@@ -1,0 +1,286 @@
+"""Re-proving a bundle from its files alone: hashes, parents, specs, and every number measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import nn
+
+from export.fp16 import half_outputs
+from export.links import (
+    MIN_PROBES,
+    REPEAT_SHIFT_LIMIT,
+    exact_outputs,
+    half_checks,
+    onnx_checks,
+    repeat_check,
+    simplify_check,
+    torch_outputs,
+)
+from export.onnx_export import export_graph
+from export.onnx_file import opset_of, parse_onnx, spec_of
+from export.shift import landmark_shift
+from export.ulp import limit_from
+from runtime.backends.ort import OrtModel
+from runtime.bundle import MANIFEST, Artefact, Bundle, Check, Manifest, read_arrays
+from runtime.errors import InputError, ToolkitError
+from runtime.geometry import network_input
+from runtime.spec import ModelSpec
+from train.checkpoint import Checkpoint, load_checkpoint, model_of
+
+PARENTS = {"model": None, "fused": "model", "fp32": "fused", "fp16": "fp32", "int8": "fp32", "probe": None}
+"""Which artefact each known one is made from; `fused` has no parent where a fused checkpoint was given."""
+_TORCHSCRIPT_OPSETS = range(17, 21)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One thing that was proven, or was not."""
+
+    link: str
+    name: str
+    passed: bool
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+
+
+SLACK = 4.0
+"""How much worse another machine may measure than what was written down at export."""
+_SMALL = {"ULP": 16.0, "mean": 0.005}
+
+
+@dataclass
+class Report:
+    """Everything `verify` found about a bundle."""
+
+    manifest: Manifest
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.results) and all(r.passed for r in self.results)
+
+    @property
+    def failures(self) -> list[Result]:
+        return [r for r in self.results if not r.passed]
+
+    def check(self, link: str, check: Check) -> None:
+        """Take a measured number over; where export wrote it down, what it wrote must be honest."""
+        self.results.append(Result(link, check.name, check.passed, check.metric, check.value, check.limit))
+        if check.name.startswith("repeat-"):
+            return
+        recorded = [c for c in self.manifest.artefact(link).checks if c.name == check.name]
+        if not recorded:
+            self.say(link, check.name, False, f"{MANIFEST} does not record it")
+        elif recorded[0].metric != check.metric or recorded[0].limit > SLACK * check.limit:
+            wanted = f"{check.limit:g} ({check.metric})"
+            self.say(
+                link, check.name, False, f"recorded against {recorded[0].limit:g} ({recorded[0].metric}), not {wanted}"
+            )
+        elif check.value > SLACK * recorded[0].value + _SMALL.get(check.metric.split()[0], 0.0):
+            self.say(link, check.name, False, f"recorded as {recorded[0].value:g}, measured {check.value:g}")
+
+    def say(self, link: str, name: str, passed: bool, detail: str) -> None:
+        self.results.append(Result(link, name, passed, detail))
+
+
+def verify_bundle(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Prove a bundle link by link; a file that cannot be opened at all is an InputError, everything else a result."""
+    bundle = Bundle.open(path)
+    report = Report(bundle.manifest)
+    say("hashes")
+    data = _hashes(bundle, report)
+    _strays(bundle, report)
+    _parents(bundle, report)
+    _recorded(bundle, report)
+    if report.failures:
+        return report
+    proof = _Proof(bundle, data, report)
+    for name, step in proof.steps().items():
+        say(name)
+        try:
+            step()
+        except ToolkitError as error:
+            report.say(name, "readable", False, str(error))
+    return report
+
+
+def _hashes(bundle: Bundle, report: Report) -> dict[str, bytes]:
+    data: dict[str, bytes] = {}
+    for artefact in bundle.manifest.artefacts:
+        problem = ""
+        try:
+            data[artefact.name] = bundle.read(artefact.name)
+        except ToolkitError as error:
+            problem = str(error)
+        report.say(artefact.name, "sha256", not problem, problem or artefact.sha256)
+    return data
+
+
+def _strays(bundle: Bundle, report: Report) -> None:
+    strays = bundle.strays()
+    if strays:
+        report.say("bundle", "files", False, f"not in the manifest: {', '.join(strays[:4])}")
+
+
+def _parents(bundle: Bundle, report: Report) -> None:
+    manifest = bundle.manifest
+    for needed in ("fused", "fp32", "probe"):
+        if not manifest.has(needed):
+            report.say("bundle", "parents", False, f"there is no {needed!r}; the chain cannot be proven without it")
+    if manifest.source.kind == "multi-branch" and not manifest.has("model"):
+        report.say("bundle", "parents", False, "made from a multi-branch checkpoint, which is missing ('model')")
+    for artefact in manifest.artefacts:
+        if artefact.name not in PARENTS:
+            continue
+        wanted = PARENTS[artefact.name]
+        if wanted is not None and not manifest.has(wanted):
+            wanted = None
+        parent = manifest.parent_of(artefact)
+        found = parent.name if parent else None
+        report.say(
+            artefact.name, "parent", found == wanted, f"made from {found or 'nothing'}, expected {wanted or 'nothing'}"
+        )
+
+
+def _recorded(bundle: Bundle, report: Report) -> None:
+    """The numbers written at export: within their limits, and measured on this bundle's own probes."""
+    probe = bundle.manifest.artefact("probe").sha256 if bundle.manifest.has("probe") else None
+    for artefact in bundle.manifest.artefacts:
+        for check in artefact.checks:
+            if not check.passed:
+                report.say(
+                    artefact.name, check.name, False, f"recorded as {check.value:g}, above its limit {check.limit:g}"
+                )
+            if check.data is not None and check.data != probe:
+                report.say(artefact.name, check.name, False, "was measured on other probes than the bundle's")
+
+
+class _Proof:
+    """The steps that need the files' content; each later one builds on what the earlier ones loaded."""
+
+    def __init__(self, bundle: Bundle, data: dict[str, bytes], report: Report) -> None:
+        self.bundle, self.data, self.report = bundle, data, report
+        self.spec: ModelSpec = bundle.spec
+        self.faces: NDArray[np.float32] | None = None
+        self.stored: dict[str, NDArray[Any]] = {}
+        self.fused: nn.Module | None = None
+        self.full: ModelProto | None = None
+
+    def steps(self) -> dict[str, Callable[[], None]]:
+        """What can be proven of this bundle, in order."""
+        known = {
+            "probe": self.probe,
+            "model": self.model,
+            "fused": self.fuse,
+            "fp32": self.fp32,
+            "fp16": self.fp16,
+            "int8": self.int8,
+        }
+        return {name: step for name, step in known.items() if name in self.data}
+
+    def probe(self) -> None:
+        self.stored = read_arrays(self.data["probe"], "probe.npz")
+        crops = self.stored.pop("crops", np.empty(0))
+        self.faces = network_input(crops, self.spec) if len(crops) else None
+        wanted = {name for name in ("fp32", "fp16", "int8") if name in self.data}
+        enough = len(crops) >= MIN_PROBES and set(self.stored) == wanted
+        detail = f"{len(crops)} faces with outputs of {', '.join(sorted(self.stored)) or 'nothing'}"
+        self.report.say("probe", "content", enough, detail)
+
+    def model(self) -> None:
+        checkpoint = self._checkpoint("model", "multi-branch")
+        source = self.bundle.manifest.source
+        self.report.say("model", "origin", checkpoint.parent == source.sha256, "parent inside the file is the source")
+
+    def fuse(self) -> None:
+        checkpoint = self._checkpoint("fused", "fused")
+        self.fused = model_of(checkpoint, "fused.ckpt")
+        manifest = self.bundle.manifest
+        if "model" not in self.data:
+            same = manifest.artefact("fused").sha256 == manifest.source.sha256
+            self.report.say(
+                "fused", "origin", same and manifest.source.kind == "fused", "is the checkpoint that was given"
+            )
+            return
+        origin = checkpoint.parent == manifest.artefact("model").sha256
+        self.report.say("fused", "origin", origin, "parent inside the file is model.ckpt")
+        from export.verify_fuse import fuse_checks
+
+        before = model_of(self._load("model"), "model.ckpt")
+        self._take("fused", fuse_checks(before, self.fused, self.spec))
+
+    def fp32(self) -> None:
+        graph, faces, model = self._graph("fp32"), self._faces(), self._fused()
+        self.full = graph
+        self._take("fp32", onnx_checks(model, graph, self.spec, faces))
+        exact = exact_outputs(model, faces)
+        limit = limit_from(torch_outputs(model, faces), exact)
+        opset = opset_of(graph)
+        exporter = "torchscript" if opset in _TORCHSCRIPT_OPSETS else "dynamo"
+        raw = export_graph(model, self.spec, opset=opset, exporter=exporter)  # type: ignore[arg-type]
+        self.report.check("fp32", simplify_check(raw, graph, faces, limit))
+        found = OrtModel(self.data["fp32"])(faces)
+        self.report.check("fp32", repeat_check("fp32", found, self._stored("fp32"), limit))
+
+    def fp16(self) -> None:
+        half, faces = self._graph("fp16"), self._faces()
+        if self.full is None:
+            raise InputError("model.fp16.onnx: its parent model.onnx could not be read")
+        kept = self.bundle.manifest.artefact("fp16").settings.get("kept in float32")
+        if not isinstance(kept, dict):
+            raise InputError(f"{MANIFEST}: fp16 does not say which layers were kept in float32")
+        self._take("fp16", half_checks(self.full, half, list(kept), self.spec, faces))
+        shift = landmark_shift(half_outputs(half, faces), self._stored("fp16"), self.spec)
+        metric = f"mean shift from the outputs stored with the probes, % of {shift.normaliser}"
+        self.report.check("fp16", Check("repeat-fp16", metric, shift.mean_percent, REPEAT_SHIFT_LIMIT))
+
+    def int8(self) -> None:
+        raise InputError("model.int8.onnx: this version cannot prove it")
+
+    def _take(self, link: str, checks: Iterable[Check]) -> None:
+        for check in checks:
+            self.report.check(link, check)
+
+    def _load(self, name: str) -> Checkpoint:
+        artefact = self.bundle.manifest.artefact(name)
+        return load_checkpoint(self.bundle.directory / artefact.file)
+
+    def _checkpoint(self, name: str, kind: str) -> Checkpoint:
+        checkpoint = self._load(name)
+        self.report.say(name, "kind", checkpoint.kind == kind, f"a {checkpoint.kind} checkpoint, expected {kind}")
+        self._same_spec(name, checkpoint.spec)
+        return checkpoint
+
+    def _graph(self, name: str) -> ModelProto:
+        artefact: Artefact = self.bundle.manifest.artefact(name)
+        graph = parse_onnx(self.data[name], artefact.file)
+        self._same_spec(name, spec_of(graph, artefact.file))
+        return graph
+
+    def _same_spec(self, name: str, spec: ModelSpec | None) -> None:
+        same = spec == self.spec
+        detail = "the manifest's" if same else "another one than the manifest's" if spec else "none inside"
+        self.report.say(name, "spec", same, detail)
+
+    def _faces(self) -> NDArray[np.float32]:
+        if self.faces is None:
+            raise InputError("probe.npz: holds no faces to measure on")
+        return self.faces
+
+    def _fused(self) -> nn.Module:
+        if self.fused is None:
+            raise InputError("fused.ckpt: could not be read, so nothing can be measured against it")
+        return self.fused
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        if name not in self.stored:
+            raise InputError(f"probe.npz: holds no stored outputs of {name!r}")
+        return self.stored[name]

@@ -1,0 +1,122 @@
+"""The links of the chain and their measures: export writes these numbers down, verification measures them again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+from torch import nn
+
+from export.fp16 import half_outputs, half_weights_differ
+from export.onnx_file import to_bytes
+from export.shift import landmark_shift
+from export.tidy import tidy
+from export.ulp import limit_from, ulps_apart
+from runtime.backends.ort import OrtModel
+from runtime.bundle import Check
+from runtime.errors import CheckFailedError
+from runtime.spec import ModelSpec
+
+BATCHES = (1, 4, 7)
+MIN_PROBES = sum(BATCHES)
+HALF_SHIFT_LIMIT = 0.05
+REPEAT_SHIFT_LIMIT = 0.02
+"""Two CPUs may round a half-precision sum differently; a changed file moves the landmarks by more."""
+
+
+def require_passed(checks: Sequence[Check], link: str) -> None:
+    """Stop the road at the first number that breaks its limit."""
+    for check in checks:
+        if not check.passed:
+            raise CheckFailedError(
+                f"{link}: {check.name} is {check.value:.4g} ({check.metric}), the limit is {check.limit:.4g}; "
+                "nothing was written"
+            )
+
+
+def torch_outputs(model: nn.Module, probes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the float32 model puts out."""
+    with torch.inference_mode():
+        return np.asarray(model(torch.from_numpy(probes)).numpy())
+
+
+def exact_outputs(model: nn.Module, probes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What the model puts out in double precision: the truth that float32 engines are measured against."""
+    wide = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        return np.asarray(wide(torch.from_numpy(probes.astype(np.float64))).numpy())
+
+
+def onnx_checks(model: nn.Module, graph: ModelProto, spec: ModelSpec, probes: NDArray[np.float32]) -> list[Check]:
+    """Fused model against ONNX: canonical form, constants bit for bit, outputs at several batch sizes."""
+    exact = exact_outputs(model, probes)
+    limit = limit_from(torch_outputs(model, probes), exact)
+    return [
+        Check(
+            "form", "graphs that are not in canonical form", float(to_bytes(tidy(graph, spec)) != to_bytes(graph)), 0
+        ),
+        Check(
+            "weights", "constants that are not the checkpoint's, bit for bit", float(foreign_weights(model, graph)), 0
+        ),
+        Check(
+            "outputs", "ULP from double precision, batches of 1, 4 and 7", _batched_ulps(graph, probes, exact), limit
+        ),
+    ]
+
+
+def foreign_weights(model: nn.Module, graph: ModelProto) -> int:
+    """How many constants of the graph and tensors of the model have no equal partner of the same name."""
+    mine = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    its = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.graph.initializer}
+    wrong = sum(name not in mine or not _same_bits(mine[name], values) for name, values in its.items())
+    # A bias of zeros may be left out; everything else must be there.
+    return wrong + sum(name not in its and bool(values.any()) for name, values in mine.items())
+
+
+def _same_bits(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _batched_ulps(graph: ModelProto, probes: NDArray[np.float32], exact: NDArray[np.float64]) -> float:
+    session, worst, start = OrtModel(to_bytes(graph)), 0.0, 0
+    for size in BATCHES:
+        part = slice(start, start + size)
+        worst = max(worst, ulps_apart(session(probes[part]), exact[part]))
+        start += size
+    return worst if start == len(probes) else max(worst, ulps_apart(session(probes[start:]), exact[start:]))
+
+
+def simplify_check(raw: ModelProto, graph: ModelProto, probes: NDArray[np.float32], limit: float) -> Check:
+    """Raw export against the simplified graph."""
+    ulps = ulps_apart(OrtModel(to_bytes(graph))(probes), OrtModel(to_bytes(raw))(probes))
+    return Check("simplify", "ULP between the graph as exported and as simplified", ulps, limit)
+
+
+def half_checks(
+    full: ModelProto, half: ModelProto, kept: Collection[str], spec: ModelSpec, probes: NDArray[np.float32]
+) -> list[Check]:
+    """float32 against float16: weights correctly rounded, landmarks hardly moved."""
+    wrong = half_weights_differ(half, full, kept) is not None
+    shift = landmark_shift(half_outputs(half, probes), OrtModel(to_bytes(full))(probes), spec)
+    limit_pixels = HALF_SHIFT_LIMIT / 100 * spec.input_size
+    return [
+        Check("weights", "constants that are not the float32 ones rounded", float(wrong), 0),
+        Check(
+            "shift",
+            f"mean landmark shift against float32, % of {shift.normaliser}",
+            shift.mean_percent,
+            HALF_SHIFT_LIMIT,
+        ),
+        Check("shift-pixels", "mean landmark shift against float32, crop pixels", shift.mean_pixels, limit_pixels),
+    ]
+
+
+def repeat_check(name: str, found: NDArray[np.float32], stored: NDArray[np.float32], limit: float) -> Check:
+    """Outputs of an artefact against those stored with the probes."""
+    return Check(
+        f"repeat-{name}", f"ULP of {name} from the outputs stored with the probes", ulps_apart(found, stored), limit
+    )

@@ -1,0 +1,208 @@
+"""The road from a checkpoint to a bundle: every link made, measured, and stopped at when its limit breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import nn
+
+from export.bundle import BundleWriter, new_bundle, refuse_target
+from export.fp16 import audit, half_outputs, to_half
+from export.links import (
+    MIN_PROBES,
+    exact_outputs,
+    half_checks,
+    onnx_checks,
+    require_passed,
+    simplify_check,
+    torch_outputs,
+)
+from export.onnx_export import DEFAULT_OPSET, Exporter, check_export_options, export_graph
+from export.onnx_file import to_bytes
+from export.probes import DEFAULT_SOURCE, open_probes
+from export.ranges import Range, measure_ranges
+from export.simplify import simplify
+from export.tidy import refuse_host_traces
+from export.ulp import limit_from
+from runtime.backends.ort import OrtModel
+from runtime.bundle import Manifest, Source, arrays_to_bytes
+from runtime.errors import InputError, UsageError
+from runtime.files import read_bytes, sha256_bytes, sha256_file
+from runtime.geometry import crop_region, network_input, warp
+from runtime.spec import ModelSpec
+from train.archive import MAX_FILE_BYTES
+from train.checkpoint import Checkpoint, load_checkpoint, model_of, save_checkpoint
+from train.evaluate import face_box
+
+AUDIT_FACES = 64
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `toolkit export` was asked for."""
+
+    opset: int = DEFAULT_OPSET
+    exporter: Exporter = "dynamo"
+    fp16: bool = False
+    probes: str = DEFAULT_SOURCE
+    """Source of the faces that travel in the bundle."""
+    audit: str | None = None
+    """Source of the faces that ranges are measured on; the probes' source when None."""
+    force: bool = False
+
+
+def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, say: Say = lambda _: None) -> Manifest:
+    """Make, measure and write everything; on any failure nothing is left at the target."""
+    source_path, place = Path(checkpoint), Path(target)
+    check_export_options(options.opset, options.exporter)
+    refuse_target(place, options.force)
+    loaded = load_checkpoint(source_path)
+    model_of(loaded, str(source_path))
+    source = Source(sha256_file(source_path), loaded.kind, loaded.parent)
+    faces = crop_uint8(options.probes, loaded.spec)
+    if len(faces) < MIN_PROBES:
+        raise UsageError(f"{options.probes}: {len(faces)} faces, the proofs need at least {MIN_PROBES}")
+    with new_bundle(place, options.force) as writer:
+        say("fused checkpoint")
+        fused = _add_checkpoints(writer, source_path, loaded, source)
+        spec, probes = fused.spec, network_input(faces, fused.spec)
+        model = model_of(fused, "fused checkpoint")
+        say(f"ONNX opset {options.opset}, {options.exporter} exporter")
+        graph = _add_onnx(writer, model, spec, probes, options)
+        arrays: dict[str, NDArray[np.generic]] = {"crops": faces, "fp32": OrtModel(to_bytes(graph))(probes)}
+        if options.fp16:
+            say("float16")
+            audit_faces = faces if options.audit is None else crop_uint8(options.audit, spec, AUDIT_FACES)
+            half = _add_half(writer, graph, spec, probes, audit_faces, options.audit or options.probes)
+            arrays["fp16"] = half_outputs(half, probes)
+        say("manifest")
+        probe = writer.add(
+            "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": _public(options.probes)}
+        )
+        for name in ("fused", "fp32", "fp16"):
+            if name in arrays or name == "fused":
+                writer.measured_on(name, probe)
+        return writer.finish(spec, source)
+
+
+def crop_uint8(text: str, spec: ModelSpec, count: int | None = None) -> NDArray[np.uint8]:
+    """Faces of a source, evenly spread, as the runtime crops them."""
+    faces = open_probes(text, count)
+    size = spec.input_size
+    crops = np.empty((len(faces), size, size, 3), dtype=np.uint8)
+    for row, index in enumerate(faces.indices):
+        region = crop_region(face_box(faces.source.sample(index), spec), spec.crop)
+        crops[row] = warp(faces.source.photo(index), region.to_crop(size), size, spec.crop.padding)
+    return crops
+
+
+def _add_checkpoints(writer: BundleWriter, path: Path, loaded: Checkpoint, source: Source) -> Checkpoint:
+    """The fused checkpoint, and before it the multi-branch one if that was given, without what proofs do not need."""
+    if loaded.kind == "fused":
+        data = read_bytes(path, MAX_FILE_BYTES)
+        if sha256_bytes(data) != source.sha256:
+            raise InputError(f"{path}: changed while it was read")
+        writer.add("fused", "checkpoint", "fused.ckpt", data)
+        return loaded
+    from export.fuse import fuse_checkpoint
+    from export.verify_fuse import fuse_checks
+
+    bare = Checkpoint("multi-branch", loaded.spec, loaded.weights, parent=source.sha256)
+    model = writer.add("model", "checkpoint", "model.ckpt", checkpoint_bytes(bare))
+    place = writer.directory / "fused.ckpt"
+    fuse_checkpoint(writer.directory / model.file, place)
+    fused = load_checkpoint(place)
+    plain = replace(fused, recipe={}, progress={}, state={}, parent=model.sha256)
+    checks = fuse_checks(model_of(bare), model_of(plain), plain.spec)
+    require_passed(checks, "fuse")
+    writer.add("fused", "checkpoint", "fused.ckpt", checkpoint_bytes(plain), "model", checks=checks)
+    return plain
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the bytes of its file."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        save_checkpoint(path, checkpoint)
+        return path.read_bytes()
+
+
+def _add_onnx(
+    writer: BundleWriter, model: nn.Module, spec: ModelSpec, probes: NDArray[np.float32], options: Options
+) -> ModelProto:
+    exact = exact_outputs(model, probes)
+    limit = limit_from(torch_outputs(model, probes), exact)
+    raw = export_graph(model, spec, opset=options.opset, exporter=options.exporter)
+    simplified = simplify(raw, spec, probes, limit)
+    data = to_bytes(simplified.model)
+    refuse_host_traces(data, "model.onnx", host_texts())
+    checks = [
+        *onnx_checks(model, simplified.model, spec, probes),
+        simplify_check(raw, simplified.model, probes, limit),
+    ]
+    require_passed(checks, "ONNX")
+    settings = {
+        "opset": options.opset,
+        "exporter": options.exporter,
+        "simplifier": simplified.simplifier,
+        "nodes as exported": simplified.nodes_before,
+        "nodes": len(simplified.model.graph.node),
+    }
+    writer.add("fp32", "onnx", "model.onnx", data, "fused", settings, checks)
+    return simplified.model
+
+
+def host_texts() -> tuple[str, ...]:
+    """Texts that would tell where a file was made."""
+    return (str(Path.cwd()), str(Path.home()), str(Path(torch.__file__).parents[1]))
+
+
+def _add_half(
+    writer: BundleWriter,
+    graph: ModelProto,
+    spec: ModelSpec,
+    probes: NDArray[np.float32],
+    faces: NDArray[np.uint8],
+    name: str,
+) -> ModelProto:
+    ranges = measure_ranges(graph, network_input(faces, spec))
+    kept = audit(graph, ranges)
+    half = to_half(graph, spec, [k.node for k in kept])
+    data = to_bytes(half)
+    refuse_host_traces(data, "model.fp16.onnx", host_texts())
+    checks = half_checks(graph, half, [k.node for k in kept], spec, probes)
+    require_passed(checks, "float16")
+    settings = {
+        "kept in float32": {k.node: k.reason for k in kept},
+        "audit": {
+            "faces": len(faces),
+            "source": _public(name),
+            "sha256": sha256_bytes(faces.tobytes()),
+            **_extremes(ranges),
+        },
+    }
+    writer.add("fp16", "onnx", "model.fp16.onnx", data, "fp32", settings, checks)
+    return half
+
+
+def _extremes(ranges: dict[str, Range]) -> dict[str, object]:
+    largest = max(ranges.values(), key=lambda r: r.largest)
+    smallest = min((r for r in ranges.values() if r.largest > 0), key=lambda r: r.rms)
+    return {
+        "largest": {"tensor": largest.name, "magnitude": largest.largest},
+        "smallest": {"tensor": smallest.name, "rms": smallest.rms, "least magnitude": smallest.smallest},
+    }
+
+
+def _public(source: str) -> str:
+    """A source's name without where it lies on this machine."""
+    return source if source.startswith("synth:") else Path(source).name
