@@ -78,12 +78,17 @@ def entry(architecture: str) -> ZooEntry:
 def build(spec: ModelSpec, *, fused: bool = False) -> nn.Module:
     """Build a spec's model: the training form, or the plain convolutions that it is fused into."""
     model = entry(spec.architecture).build(spec, fused)
-    initialise(model)
+    if next(model.parameters()).device.type != "meta":  # an outline has no values, and drawing them there is slow
+        initialise(model)
     return model
 
 
 def initialise(model: nn.Module) -> None:
     """Kaiming weights for convolutions; the output layer starts near the middle of the crop."""
+    if next(model.parameters()).is_meta:
+        return  # drawing numbers without memory would import PyTorch's compiler, seconds of it
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
