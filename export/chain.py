@@ -16,17 +16,16 @@ from export.fp16 import half_outputs
 from export.links import (
     MIN_PROBES,
     REPEAT_SHIFT_LIMIT,
-    exact_outputs,
     half_checks,
     onnx_checks,
     repeat_check,
     simplify_check,
-    torch_outputs,
+    truth,
 )
 from export.onnx_export import export_graph
-from export.onnx_file import opset_of, parse_onnx, spec_of
+from export.onnx_file import opset_of, parse_onnx, spec_of, to_bytes
 from export.shift import landmark_shift
-from export.ulp import limit_from
+from export.ulp import ulps_apart
 from runtime.backends.ort import OrtModel
 from runtime.bundle import MANIFEST, Artefact, Bundle, Check, Manifest, read_arrays
 from runtime.errors import InputError, ToolkitError
@@ -220,14 +219,13 @@ class _Proof:
     def fp32(self) -> None:
         graph, faces, model = self._graph("fp32"), self._faces(), self._fused()
         self.full = graph
-        self._take("fp32", onnx_checks(model, graph, self.spec, faces))
-        exact = exact_outputs(model, faces)
-        limit = limit_from(torch_outputs(model, faces), exact)
+        exact, limit = truth(model, faces)
+        self._take("fp32", onnx_checks(model, graph, self.spec, faces, exact, limit))
         opset = opset_of(graph)
         exporter = "torchscript" if opset in _TORCHSCRIPT_OPSETS else "dynamo"
         raw = export_graph(model, self.spec, opset=opset, exporter=exporter)  # type: ignore[arg-type]
-        self.report.check("fp32", simplify_check(raw, graph, faces, limit))
         found = OrtModel(self.data["fp32"])(faces)
+        self.report.check("fp32", simplify_check(ulps_apart(found, OrtModel(to_bytes(raw))(faces)), limit))
         self.report.check("fp32", repeat_check("fp32", found, self._stored("fp32"), limit))
 
     def fp16(self) -> None:

@@ -16,12 +16,11 @@ from export.bundle import BundleWriter, new_bundle, refuse_target
 from export.fp16 import audit, half_outputs, to_half
 from export.links import (
     MIN_PROBES,
-    exact_outputs,
     half_checks,
     onnx_checks,
     require_passed,
     simplify_check,
-    torch_outputs,
+    truth,
 )
 from export.onnx_export import DEFAULT_OPSET, Exporter, check_export_options, export_graph
 from export.onnx_file import to_bytes
@@ -29,7 +28,6 @@ from export.probes import DEFAULT_SOURCE, open_probes
 from export.ranges import Range, measure_ranges
 from export.simplify import simplify
 from export.tidy import refuse_host_traces
-from export.ulp import limit_from
 from runtime.backends.ort import OrtModel
 from runtime.bundle import Manifest, Source, arrays_to_bytes
 from runtime.errors import InputError, UsageError
@@ -139,15 +137,14 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
 def _add_onnx(
     writer: BundleWriter, model: nn.Module, spec: ModelSpec, probes: NDArray[np.float32], options: Options
 ) -> ModelProto:
-    exact = exact_outputs(model, probes)
-    limit = limit_from(torch_outputs(model, probes), exact)
+    exact, limit = truth(model, probes)
     raw = export_graph(model, spec, opset=options.opset, exporter=options.exporter)
     simplified = simplify(raw, spec, probes, limit)
     data = to_bytes(simplified.model)
     refuse_host_traces(data, "model.onnx", host_texts())
     checks = [
-        *onnx_checks(model, simplified.model, spec, probes),
-        simplify_check(raw, simplified.model, probes, limit),
+        *onnx_checks(model, simplified.model, spec, probes, exact, limit),
+        simplify_check(simplified.ulps, limit),
     ]
     require_passed(checks, "ONNX")
     settings = {
