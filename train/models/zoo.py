@@ -85,8 +85,6 @@ def build(spec: ModelSpec, *, fused: bool = False) -> nn.Module:
 
 def initialise(model: nn.Module) -> None:
     """Kaiming weights for convolutions; the output layer starts near the middle of the crop."""
-    if next(model.parameters()).is_meta:
-        return  # drawing numbers without memory would import PyTorch's compiler, seconds of it
     if any(parameter.is_meta for parameter in model.parameters()):
         return
     for module in model.modules():
