@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 TEST_SEED = 2024
 MAX_SIDE = 32767
 
+
 @dataclass(frozen=True)
 class Isa:
     """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffix of their entry points."""
@@ -38,10 +39,16 @@ class Isa:
 ISAS: dict[str, Isa] = {
     "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), "avx512"),
     "avx2": Isa(
-        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), "block"
+        "defined(__AVX2__) && defined(__FMA__)",
+        "AVX2",
+        ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"),
+        "block",
     ),
     "neon": Isa(
-        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), "block"
+        "defined(__ARM_NEON) && defined(__aarch64__)",
+        "NEON",
+        ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"),
+        "block",
     ),
     "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), "block"),
     "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), "scalar"),
@@ -53,8 +60,7 @@ ISAS: dict[str, Isa] = {
 class Sources:
     """The two files, and what is worth knowing about them."""
 
-    header: str
-    source: str
+    files: dict[str, str]
     arena: int
     weight_bytes: int
     layers: list[str]
@@ -179,7 +185,7 @@ def layer_table(plan: Plan) -> str:
         spans = place.pixel.spans()
         rows.append(
             f'    {{"{describe(layer)}", {buffer.offset}, {buffer.row_bytes}, {buffer.rows}, {shape.height}, {shape.width}, '
-            f"{buffer.pixel_step}, {lane}, {len(spans)}, {len(runs)}}},\n"
+            f"{buffer.pixel_step}, {lane}, {len(spans)}, {len(runs)}, {layer.macs}}},\n"
         )
         runs.extend(f"{{{first}, {count}}}" for first, count in spans)
     pools = ", ".join(str(x.inputs[0].shape.height if isinstance(x, Pool) else 0) for x in layer_of(plan))
@@ -284,9 +290,38 @@ def emit(plan: Plan, spec: ModelSpec, sha: str, prefix: str, isas: tuple[str, ..
     ]
     header = (HERE / "templates/landmarks.h").read_text(encoding="utf-8")
     header = header.replace("@BANNER@", banner(plan, spec, sha)).replace("@DEFINES@", defines(plan, spec, sha))
+    files = {"landmarks.h": rename(header, prefix), "landmarks.c": rename("\n".join(parts), prefix)}
+    files.update(package_files(plan, spec, prefix, isas))
     arena = plan.arena + padded(3 * spec.input_size**2, 64)
     names = [describe(layer) for layer in layer_of(plan)]
-    return Sources(rename(header, prefix), rename("\n".join(parts), prefix), arena, 4 * int(blob.size), names)
+    return Sources(files, arena, 4 * int(blob.size), names)
+
+
+PACKAGE = {
+    "demo.c": "demo.c",
+    "tools/selftest.c": "selftest.c",
+    "tools/bench.c": "bench.c",
+    "CMakeLists.txt": "CMakeLists.txt",
+    "landmarks.pc.in": "landmarks.pc.in",
+    "README.md": "README.txt.in",
+}
+"""File of the package -> template."""
+
+
+def package_files(plan: Plan, spec: ModelSpec, prefix: str, isas: tuple[str, ...]) -> dict[str, str]:
+    """What lies beside the two files."""
+    summary = (
+        f"{spec.architecture} x{spec.width:g}: {spec.points} points from a {spec.input_size} x {spec.input_size} crop, "
+        f"{plan.graph.macs / 1e6:.1f} M multiply-adds, {plan.arena + padded(3 * spec.input_size**2, 64)} bytes of working memory."
+    )
+    words = {"@SUMMARY@": summary, "@ISAS@": ", ".join(ISAS[isa].title for isa in isas)}
+    files = {}
+    for name, template in PACKAGE.items():
+        text = (HERE / "templates" / template).read_text(encoding="utf-8")
+        for word, value in words.items():
+            text = text.replace(word, value)
+        files[name] = rename(text, prefix)
+    return files
 
 
 def model_sha256(data: bytes) -> str:

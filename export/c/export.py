@@ -69,7 +69,7 @@ def export_c(
             f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}"
         )
     target = Path(directory)
-    files = (target / "landmarks.h", target / "landmarks.c")
-    write_text(files[0], sources.header)
-    write_text(files[1], sources.source)
+    for name, text in sources.files.items():
+        write_text(target / name, text)
+    files = tuple(target / name for name in sources.files)
     return CReport(files, sources.arena, plan.lower_bound, sources.weight_bytes, graph.macs, tuple(sources.layers), sha)

@@ -11,6 +11,7 @@ typedef struct lm_layer {
     int lane; /* first element of the layer's channels */
     int runs; /* channel runs: (first lane, count) pairs in lm_channel_runs */
     int run_at;
+    int32_t macs; /* multiply-adds */
 } lm_layer;
 
 /* Two sums per layer, taken while the self-test runs. */
