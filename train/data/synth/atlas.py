@@ -76,7 +76,12 @@ def hollows() -> Float:
         dim + 0.25 * np.clip((v - 114) / 16, 0, 1) + 0.2 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
     )
     light = np.where(x < fig.FACE_WIDTH + 1, 1 - np.clip(dim, 0, 0.75), 1.0)
-    return light.astype(np.float32)
+    ears = Shadows(light.shape)
+    for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):
+        centre = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
+        ears.fill(centre + disc(0.0, 0.0, 13.0, 11.0), 0.62)
+        ears.stroke(centre + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2)
+    return ears.finish(light.astype(np.float32))
 
 
 _GROW_TOP, _GROW_BOTTOM = 110, fig.FACE_HEIGHT
@@ -112,12 +117,11 @@ def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.
     pixels = np.asarray(face, np.uint8)
     shadows = Shadows(hollows().shape)
     _hair_swatch(pixels, detail, params, rng)
-    _ears(shadows)
-    _collar(pixels, cloth, params.hair_part)
+    _collar(pixels, cloth)
     if params.freckles > 0:
         _freckles(pixels, params, rng)
     _make_up(pixels, params, features)
-    if params.beard > 0.02 or params.moustache > 0.02:
+    if params.beard > 0.06:
         _beard(pixels, params)
     _wrinkles(shadows, params, features)
     _hairline(pixels, shadows, params)
@@ -149,23 +153,22 @@ def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.rando
         cv2.rectangle(pixels, (fig.SIDE_AT - 1, 98), (fig.SIDE_AT + fig.SIDE_WIDTH, fig.HAIR_HEIGHT + 1), band, -1)
 
 
-def _ears(shadows: Shadows) -> None:
-    for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):
-        middle = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
-        shadows.fill(middle + disc(0.0, 0.0, 13.0, 11.0), 0.62)
-        shadows.stroke(
-            middle + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2
-        )
-
-
-def _collar(pixels: Image, cloth: Colour, cut: float) -> None:
-    """Clothes on the lower part of the neck's swatch, lower in front than behind."""
+def _collar_outline() -> Array:
     across = np.linspace(-1.0, 1.0, 13)
-    edge = fig.NECK_TOP + fig.NECK_HEIGHT * (0.74 + (0.12 + 0.03 * cut) * np.cos(across * np.pi / 2) ** 2)
+    edge = fig.NECK_TOP + fig.NECK_HEIGHT * (0.74 + 0.12 * np.cos(across * np.pi / 2) ** 2)
     x = fig.SIDE_AT + fig.SIDE_WIDTH * (across + 1) / 2
-    outline = np.concatenate([np.stack([x, edge], -1), [[x[-1] + 2, fig.EAR_TOP - 1.0], [x[0] - 1, fig.EAR_TOP - 1.0]]])
-    fill(pixels, outline, cloth)
-    cv2.polylines(pixels, [fixed(outline[:13])], False, times(cloth, 0.7), 2, cv2.LINE_AA, 4)
+    bottom = [[x[-1] + 2, fig.EAR_TOP - 1.0], [x[0] - 1, fig.EAR_TOP - 1.0]]
+    return np.concatenate([np.stack([x, edge], -1), bottom])
+
+
+_COLLAR = fixed(_collar_outline())
+_COLLAR_INSIDE = _COLLAR + np.array([[0, 32]] * 13 + [[0, 0]] * 2, np.int32)
+
+
+def _collar(pixels: Image, cloth: Colour) -> None:
+    """Clothes on the lower part of the neck's swatch, lower in front than behind."""
+    cv2.fillPoly(pixels, [_COLLAR], times(cloth, 0.7), cv2.LINE_AA, 4)
+    cv2.fillPoly(pixels, [_COLLAR_INSIDE], cloth, cv2.LINE_8, 4)
 
 
 def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> None:
@@ -176,7 +179,7 @@ def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> No
 def _make_up(pixels: Image, params: FaceParams, features: Features) -> None:
     if params.blush > 0:
         for side in (-1.0, 1.0):
-            lay(pixels, place(disc(44.0 * side, 30.0, 16.0, 10.0)), (120.0, 90.0, 225.0), 0.7 * params.blush, 5.0)
+            lay(pixels, place(disc(44.0 * side, 30.0, 15.0, 9.0)), (120.0, 90.0, 225.0), 0.7 * params.blush, 7)
     if params.eye_shadow > 0:
         for first, brow in ((60, (41, 40, 39, 38)), (68, (47, 48, 49, 50))):
             lid = features.line(first, first + 5)
@@ -184,7 +187,7 @@ def _make_up(pixels: Image, params: FaceParams, features: Features) -> None:
             upper = lid[::-1].copy()
             upper[1:-1, 1] += (above - upper[1:-1, 1]) * 0.6
             upper[[0, -1], 1] -= 2.0
-            lay(pixels, place(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.7 * params.eye_shadow, 1.3)
+            lay(pixels, place(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.7 * params.eye_shadow, 2)
 
 
 def _beard(pixels: Image, params: FaceParams) -> None:

@@ -83,16 +83,16 @@ def fill(pixels: Image, points: Array, colour: Colour) -> None:
     cv2.fillPoly(pixels, [fixed(points)], colour, cv2.LINE_AA, _SHIFT)
 
 
-def lay(pixels: Image, points: Array, colour: Colour, alpha: float, soft: float) -> None:
-    """A polygon with blurred edges, mixed in with strength `alpha`."""
-    margin = 2.0 + 2.5 * soft
+def lay(pixels: Image, points: Array, colour: Colour, alpha: float, soft: int) -> None:
+    """A polygon with edges blurred over `soft` texels, mixed in with strength `alpha`."""
+    margin = 2.0 + 2 * soft
     height, width = pixels.shape[:2]
     x0, y0 = (max(0, int(v)) for v in points.min(axis=0) - margin)
     x1, y1 = (int(v) + 2 for v in points.max(axis=0) + margin)
     x1, y1 = min(width, x1), min(height, y1)
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     cv2.fillPoly(mask, [fixed(points - (x0, y0))], 255, cv2.LINE_8, _SHIFT)
-    weight = cv2.GaussianBlur(mask, (0, 0), soft).astype(np.float32) * np.float32(alpha / 255)
+    weight = cv2.blur(cv2.blur(mask, (soft, soft)), (soft, soft)).astype(np.float32) * np.float32(alpha / 255)
     part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
     coat = np.empty_like(part)
     coat[:] = colour

@@ -33,16 +33,16 @@ def brows(pixels: Image, params: FaceParams, features: Features, rng: np.random.
     if hair.mean() > 95:
         hair = hair * 0.62
     b, g, r = (float(c) for c in 0.74 * hair + 0.16 * skin)
-    jitter = rng.uniform(-0.9, 0.9, (2, 13, 2))
+    jitter = rng.uniform(-0.9, 0.9, (2, 7, 2, 2))
+    outlines, hairs = [], []
     for which, first in enumerate((33, 42)):
-        line = features.line(first, first + 9)
-        fill(pixels, place(np.concatenate([curve(line[:5], steps=3), curve(line[5:], steps=3)])), (b, g, r))
-        upper = curve(line[:5], steps=3)
-        lower = curve(line[5:][::-1], steps=4)
-        roots = lower + jitter[which] * (1.0, 0.3)
-        tips = upper * 0.8 + lower * 0.2 + jitter[which]
-        lines = fixed(place(np.stack([roots, tips], axis=1)))
-        cv2.polylines(pixels, list(lines[::2]), False, times((b, g, r), 0.66), 1, cv2.LINE_8, 4)
+        line = place(features.line(first, first + 9))
+        upper, lower = curve(line[:5], steps=3), curve(line[5:], steps=4)
+        outlines.append(fixed(np.concatenate([upper, lower])))
+        back = lower[::-2]
+        hairs += list(fixed(np.stack([back, upper[::2] * 0.8 + back * 0.2], axis=1) + jitter[which]))
+    cv2.fillPoly(pixels, outlines, (b, g, r), cv2.LINE_AA, 4)
+    cv2.polylines(pixels, hairs, False, times((b, g, r), 0.66), 1, cv2.LINE_8, 4)
 
 
 def eye(pixels: Image, shadows: Shadows, params: FaceParams, features: Features, which: int) -> None:
@@ -65,19 +65,15 @@ def eye(pixels: Image, shadows: Shadows, params: FaceParams, features: Features,
         radius = features.iris_radius
         cv2.circle(ball, at, round(radius * 16), times(params.iris, 0.5), -1, cv2.LINE_AA, 4)
         cv2.circle(ball, at, round(radius * 13.4), params.iris, -1, cv2.LINE_AA, 4)
-        cv2.circle(
-            ball, (at[0], at[1] + round(radius * 5)), round(radius * 7), times(params.iris, 1.35), -1, cv2.LINE_AA, 4
-        )
         cv2.circle(ball, at, round(radius * 6.8), (10, 9, 9), -1, cv2.LINE_AA, 4)
         cv2.polylines(ball, [fixed(top - (x0, y0 - 0.6))], False, times(params.skin, 0.42), 2, cv2.LINE_8, 4)
         gleam = (at[0] + (26 if params.light[0] > 0 else -26), at[1] - 28)
         cv2.circle(ball, gleam, 18, (252, 252, 252), -1, cv2.LINE_AA, 4)
         mask = np.zeros(part.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [fixed(outline - (x0, y0))], 255, cv2.LINE_AA, 4)
-        weight = mask.astype(np.float32) * np.float32(1 / 255)
-        pixels[y0:y1, x0:x1] = cv2.blendLinear(ball, np.ascontiguousarray(part), weight, 1 - weight)
+        cv2.fillPoly(mask, [fixed(outline - (x0, y0))], 255, cv2.LINE_8, 4)
+        cv2.copyTo(ball, mask, part)
         inner = outline[12] if which == 0 else outline[0]
-        cv2.circle(pixels, tuple(fixed(inner).tolist()), 16, (112, 112, 176), -1, cv2.LINE_AA, 4)
+        cv2.circle(pixels, tuple(fixed(inner).tolist()), 16, (112, 112, 176), -1, cv2.LINE_8, 4)
     width = 1 + int(params.liner > 0.4)
     cv2.polylines(pixels, [fixed(shifted(top, 0.0, -0.4))], False, lash, width, cv2.LINE_AA, 4)
     if params.liner > 0.7:

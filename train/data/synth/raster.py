@@ -41,6 +41,16 @@ def _axes(grid: Float) -> tuple[Float, Float, Float]:
 _ALONG, _DOWN, _MIDDLE = _axes(ATLAS_PLACES.astype(np.float32))
 
 
+def _vertices() -> NDArray[np.intp]:
+    """The four vertices of every quad of the sheet, clockwise."""
+    row, column = np.mgrid[: ATLAS_PLACES.shape[0] - 1, : ATLAS_PLACES.shape[1] - 1]
+    first = (row * ATLAS_PLACES.shape[1] + column).ravel()
+    return np.stack([first, first + 1, first + 1 + ATLAS_PLACES.shape[1], first + ATLAS_PLACES.shape[1]], axis=1)
+
+
+_VERTICES = _vertices()
+
+
 @dataclass(frozen=True)
 class Lookup:
     """Where every pixel of a window of the photo finds its colour in the atlas."""
@@ -67,19 +77,25 @@ def rasterise(turned: Array, screen: Array, size: int, known: Quads, away: float
         seen &= ~(known.right_ear if away > 0 else known.left_ear)
     seen &= (centre[:, 1] < margin) & (centre[:, 1] > -12) & (centre[:, 0] > -12) & (centre[:, 0] < margin)
     chosen = np.flatnonzero(seen)
-    far = _corners(turned[..., 2].astype(np.float32))
-    depth = (far[0] + far[1] + far[2] + far[3])[chosen] * np.float32(0.25) - known.nearer[chosen]
+    far = np.take(turned[..., 2].astype(np.float32).ravel(), _VERTICES[chosen])
+    depth = (far[:, 0] + far[:, 1] + far[:, 2] + far[:, 3]) * np.float32(0.25) - known.nearer[chosen]
     chosen = chosen[np.argsort(-depth, kind="stable")]
-    quads = np.stack([corner[chosen] for corner in _corners(grid)], axis=1)
-    x0, y0 = (int(min(max(0.0, float(np.floor(quads[..., k].min()))), size - 1)) for k in (0, 1))
-    x1, y1 = (int(max(1.0, min(float(size), float(np.ceil(quads[..., k].max()) + 1)))) for k in (0, 1))
+    fixed = np.rint(grid * (1 << _SHIFT)).astype(np.int32).reshape(-1, 2)
+    polygons = np.take(fixed, _VERTICES[chosen], axis=0)
+    left, right, top, bottom = (
+        int(edge) >> _SHIFT for k in (0, 1) for edge in (polygons[..., k].min(), polygons[..., k].max())
+    )
+    x0, y0 = min(max(0, left), size - 1), min(max(0, top), size - 1)
+    x1, y1 = max(x0 + 1, min(size, right + 2)), max(y0 + 1, min(size, bottom + 2))
+    polygons -= np.array((x0 << _SHIFT, y0 << _SHIFT), np.int32)
     numbers = np.zeros((y1 - y0, x1 - x0), np.int32)
-    polygons = np.rint((quads - np.array((x0, y0), np.float32)) * (1 << _SHIFT)).astype(np.int32)
     fill = cv2.fillConvexPoly
     for number, polygon in enumerate(polygons, start=1):
         fill(numbers, polygon, number, 8, _SHIFT)
     table = np.zeros((len(chosen) + 1, 6), np.float32)
-    _affine(table[1:], along[chosen], down[chosen], det[chosen], centre[chosen] - (x0, y0), chosen)
+    _affine(
+        table[1:], along[chosen], down[chosen], det[chosen], centre[chosen] - np.array((x0, y0), np.float32), chosen
+    )
     values = np.take(table, numbers, axis=0)
     xs = np.arange(x1 - x0, dtype=np.float32)[None, :]
     ys = np.arange(y1 - y0, dtype=np.float32)[:, None]
