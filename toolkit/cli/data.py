@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,7 @@ class Split(str, Enum):
 
 Source = Annotated[str, typer.Argument(metavar="DIR", help=SOURCE_HELP)]
 WhichSplit = Annotated[
-    Optional[Split],  # noqa: UP045 - evaluated by typer on Python 3.10 too
+    Split | None,
     typer.Option("--split", help="Which list, when a train and a test list lie side by side."),
 ]
 Strict = Annotated[
@@ -90,11 +90,11 @@ def stats(
     source: Source,
     split: WhichSplit = None,
     png: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--png", help="Also draw the distributions of pose, size and flags."),
     ] = None,
     json: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--json", help="Also write the numbers, and every broken line, as JSON."),
     ] = None,
     strict: Strict = False,

@@ -50,7 +50,7 @@ def known_forms() -> str:
 def parse_line(raw: bytes) -> Line:
     """Read one line: points, perhaps box and flags, then the path; or the path first, then the points."""
     if len(raw) > MAX_LINE_BYTES:
-        raise LineError("text", f"a line of {len(raw)} bytes, at most {MAX_LINE_BYTES} make sense")
+        raise LineError("text", f"a line of more than {MAX_LINE_BYTES} bytes")
     try:
         text = raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:

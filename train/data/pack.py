@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ UNKNOWN_FLAG = -1
 MAX_TEXT_BYTES = 1 << 30
 WORKERS = 2
 QUEUE = 32
+ABANDONED_SECONDS = 86_400
 PIXELS_HASHED = 3
 GENERATED_HASHED = 64
 _GENERATED = re.compile(r"synth:\d+@\d+")
@@ -149,6 +151,7 @@ def build_pack(
     if len(source) == 0:
         raise UsageError(f"{source.name}: no faces to pack")
     require_place(target, force)
+    _require_room(target, len(source) * settings.size**2 * 3)
     problems = Problems(on_error)
     problems.extend(problems_of(source))
     with _directory_in_place(target) as temporary:
@@ -167,6 +170,16 @@ def require_place(target: Path, force: bool) -> None:
         raise UsageError(f"{target} exists and is no pack; it will not be overwritten")
     if not empty and not force:
         raise UsageError(f"{target} is a pack already; choose another place, or --force to replace it")
+
+
+def _require_room(target: Path, needed: int) -> None:
+    """Say before the work, not after it, that the disk is too small."""
+    place = next(folder for folder in (target.parent, *target.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise DiskError(
+            f"{target}: the pack needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; free some space"
+        )
 
 
 def _fill(
@@ -409,6 +422,14 @@ def default_cache() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "landmark-toolkit"
 
 
+def _sweep(cache: Path) -> None:
+    """Remove what builds that were killed a day ago or more have left behind."""
+    for left in cache.glob(".*.tmp-*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left)
+
+
 def cached_pack(
     source: FaceSource,
     cache_dir: Path | str | None = None,
@@ -424,6 +445,7 @@ def cached_pack(
     key = fingerprint(source, settings)
     readable = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")[:40] or "faces"
     directory = (Path(cache_dir) if cache_dir is not None else default_cache()) / "packs" / f"{readable}-{key[:16]}"
+    _sweep(directory.parent)
     if directory.exists():
         try:
             return FacePack(directory, expect_key=key)

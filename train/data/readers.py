@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +15,11 @@ from runtime.files import read_bytes, require_file
 from runtime.images import Image, read_image
 from runtime.layouts import Layout, plain_layout
 from train.data.angles import read_angles
-from train.data.lines import Line, LineError, check_points, layout_of_count, parse_line
+from train.data.lines import MAX_LINE_BYTES, Line, LineError, check_points, layout_of_count, parse_line
 from train.data.photos import Album, Size, group_of, images_folder, outside_photo, photo_beside
 from train.data.problems import OnError, Problems
 from train.data.sample import FaceSample
 
-MAX_LIST_BYTES = 1 << 30
 MAX_PTS_BYTES = 1 << 20
 PROBE = 20
 """So many paths of a list decide which folder holds its photos."""
@@ -101,9 +101,8 @@ def read_list(
 
 
 def _entries(source: Path, problems: Problems) -> list[Entry]:
-    data = read_bytes(source, MAX_LIST_BYTES).removeprefix(b"\xef\xbb\xbf")
     entries: list[Entry] = []
-    for number, raw in enumerate(data.split(b"\n"), start=1):
+    for number, raw in _numbered_lines(source):
         if not raw.strip():
             continue
         where = f"{source}:{number}"
@@ -118,6 +117,22 @@ def _entries(source: Path, problems: Problems) -> list[Entry]:
             continue
         entries.append(Entry(where, line.path, line))
     return entries
+
+
+def _numbered_lines(source: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines of a file, cut off where no landmark line goes on: a file of one endless line costs no memory."""
+    try:
+        with require_file(source).open("rb") as stream:
+            for number in itertools.count(1):
+                raw = stream.readline(MAX_LINE_BYTES + 1)
+                rest = raw
+                while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                    rest = stream.readline(MAX_LINE_BYTES + 1)
+                if not raw:
+                    return
+                yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+    except OSError as error:
+        raise InputError(f"{source}: cannot read: {error.strerror or error}") from error
 
 
 def assemble(

@@ -260,6 +260,27 @@ def test_the_cache_mends_itself(faces: ListSource, tmp_path: Path) -> None:
     assert len(cached_pack(faces, tmp_path, PackSettings(64))) == len(faces)
 
 
+def test_what_a_killed_build_left_in_the_cache_is_swept_a_day_later(faces: ListSource, tmp_path: Path) -> None:
+    packs = tmp_path / "packs"
+    old, young = packs / ".faces-1.tmp-a", packs / ".faces-1.tmp-b"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "faces.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cached_pack(faces, tmp_path, PackSettings(64))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_too_small_a_disk_is_noticed_before_the_work(
+    faces: ListSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 200_000))  # type: ignore[attr-defined]
+    broken = Failing(faces, 0, AssertionError("no photo may be read"))
+    with pytest.raises(ToolkitError, match=r"needs 0 MB|needs \d+ MB, 0 MB are free"):
+        build_pack(broken, tmp_path / "deep" / "p", PackSettings(64))
+
+
 def test_the_default_cache_follows_the_environment(
     faces: ListSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.errors import InputError, ToolkitError
+from train.data.lines import MAX_LINE_BYTES
 from train.data.photos import group_of, outside_photo
 from train.data.problems import MAX_KEPT, Problems
 from train.data.readers import ListSource, find_pts, read_list, read_pts, split_of
@@ -130,6 +131,16 @@ def test_byte_order_mark_blank_lines_and_windows_ends(wflw: Path) -> None:
     assert len(source) == 6
     assert len(source.problems) == 0
     assert source.sample(1).origin.endswith(":3")
+
+
+@pytest.mark.parametrize("length", [MAX_LINE_BYTES - 1, MAX_LINE_BYTES, MAX_LINE_BYTES + 1, 3 * MAX_LINE_BYTES + 7])
+def test_an_endless_line_counts_as_one(wflw: Path, length: int) -> None:
+    lines = wflw.read_bytes().splitlines()
+    wflw.write_bytes(b"\n".join([lines[0], b"7" * length, *lines[1:]]) + b"\n")
+    source = read_list(wflw)
+    assert (len(source), len(source.problems)) == (6, 1)
+    assert next(iter(source.problems)).where == f"{wflw}:2"
+    assert source.sample(1).origin == f"{wflw}:3"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"hello\n", bytes(range(256)) * 50, b"\x00" * 100_000])
