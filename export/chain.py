@@ -16,6 +16,7 @@ from export.fp16 import half_outputs
 from export.links import (
     MIN_PROBES,
     REPEAT_SHIFT_LIMIT,
+    fuse_checks,
     half_checks,
     onnx_checks,
     repeat_check,
@@ -211,10 +212,8 @@ class _Proof:
             return
         origin = checkpoint.parent == manifest.artefact("model").sha256
         self.report.say("fused", "origin", origin, "parent inside the file is model.ckpt")
-        from export.verify_fuse import fuse_checks
-
         before = model_of(self._load("model"), "model.ckpt")
-        self._take("fused", fuse_checks(before, self.fused, self.spec))
+        self._take("fused", fuse_checks(before, self.fused, self.spec, self._faces()))
 
     def fp32(self) -> None:
         graph, faces, model = self._graph("fp32"), self._faces(), self._fused()

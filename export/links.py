@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper
 from torch import nn
 
 from export.fp16 import half_outputs, half_weights_differ
+from export.fuse import fuse
 from export.onnx_file import to_bytes
 from export.shift import landmark_shift
 from export.tidy import tidy
@@ -23,6 +24,7 @@ from runtime.spec import ModelSpec
 
 BATCHES = (1, 4, 7)
 MIN_PROBES = sum(BATCHES)
+FUSED_WEIGHT_LIMIT = 2.0
 HALF_SHIFT_LIMIT = 0.05
 REPEAT_SHIFT_LIMIT = 0.02
 """Two CPUs may round a half-precision sum differently; a changed file moves the landmarks by more."""
@@ -49,6 +51,25 @@ def exact_outputs(model: nn.Module, probes: NDArray[np.float32]) -> NDArray[np.f
     wide = copy.deepcopy(model).double()
     with torch.inference_mode():
         return np.asarray(wide(torch.from_numpy(probes.astype(np.float64))).numpy())
+
+
+def fuse_checks(branched: nn.Module, fused: nn.Module, spec: ModelSpec, probes: NDArray[np.float32]) -> list[Check]:
+    """Multi-branch against fused: fused again and compared weight by weight, and outputs in double precision."""
+    again = fuse(branched, spec).state_dict()
+    found = fused.state_dict()
+    ulps = max((_weight_ulps(found[name].numpy(), again[name].numpy()) for name in again), default=float("inf"))
+    wanted = exact_outputs(branched, probes)
+    limit = limit_from(torch_outputs(branched, probes), wanted)
+    apart = ulps_apart(exact_outputs(fused, probes), wanted)
+    return [
+        Check("weights", "ULP between the fused weights and fusing again", ulps, FUSED_WEIGHT_LIMIT),
+        Check("outputs", "ULP from the multi-branch model, both in double precision", apart, limit),
+    ]
+
+
+def _weight_ulps(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Sums that cancel may leave a few bits less; below a thousandth of the largest weight that does not matter."""
+    return ulps_apart(found, wanted, float(np.abs(wanted).max(initial=0.0)) * 2.0**-10 or 1.0)
 
 
 def truth(model: nn.Module, probes: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import nn
 
 from export.bundle import BundleWriter, new_bundle, refuse_target
 from export.fp16 import audit, half_outputs, to_half
+from export.fuse import fuse
 from export.links import (
     MIN_PROBES,
+    fuse_checks,
     half_checks,
     onnx_checks,
     require_passed,
@@ -69,8 +71,8 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         raise UsageError(f"{options.probes}: {len(faces)} faces, the proofs need at least {MIN_PROBES}")
     with new_bundle(place, options.force) as writer:
         say("fused checkpoint")
-        fused = _add_checkpoints(writer, source_path, loaded, source)
-        spec, probes = fused.spec, network_input(faces, fused.spec)
+        spec, probes = loaded.spec, network_input(faces, loaded.spec)
+        fused = _add_checkpoints(writer, source_path, loaded, source, probes)
         model = model_of(fused, "fused checkpoint")
         say(f"ONNX opset {options.opset}, {options.exporter} exporter")
         graph = _add_onnx(writer, model, spec, probes, options)
@@ -101,7 +103,9 @@ def crop_uint8(text: str, spec: ModelSpec, count: int | None = None) -> NDArray[
     return crops
 
 
-def _add_checkpoints(writer: BundleWriter, path: Path, loaded: Checkpoint, source: Source) -> Checkpoint:
+def _add_checkpoints(
+    writer: BundleWriter, path: Path, loaded: Checkpoint, source: Source, probes: NDArray[np.float32]
+) -> Checkpoint:
     """The fused checkpoint, and before it the multi-branch one if that was given, without what proofs do not need."""
     if loaded.kind == "fused":
         data = read_bytes(path, MAX_FILE_BYTES)
@@ -109,19 +113,18 @@ def _add_checkpoints(writer: BundleWriter, path: Path, loaded: Checkpoint, sourc
             raise InputError(f"{path}: changed while it was read")
         writer.add("fused", "checkpoint", "fused.ckpt", data)
         return loaded
-    from export.fuse import fuse_checkpoint
-    from export.verify_fuse import fuse_checks
-
     bare = Checkpoint("multi-branch", loaded.spec, loaded.weights, parent=source.sha256)
+    branched = model_of(bare)
     model = writer.add("model", "checkpoint", "model.ckpt", checkpoint_bytes(bare))
-    place = writer.directory / "fused.ckpt"
-    fuse_checkpoint(writer.directory / model.file, place)
-    fused = load_checkpoint(place)
-    plain = replace(fused, recipe={}, progress={}, state={}, parent=model.sha256)
-    checks = fuse_checks(model_of(bare), model_of(plain), plain.spec)
+    try:
+        network = fuse(branched, loaded.spec)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    fused = Checkpoint("fused", loaded.spec, network.state_dict(), parent=model.sha256)
+    checks = fuse_checks(branched, network, fused.spec, probes)
     require_passed(checks, "fuse")
-    writer.add("fused", "checkpoint", "fused.ckpt", checkpoint_bytes(plain), "model", checks=checks)
-    return plain
+    writer.add("fused", "checkpoint", "fused.ckpt", checkpoint_bytes(fused), "model", checks=checks)
+    return fused
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
