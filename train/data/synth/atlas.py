@@ -16,6 +16,7 @@ from runtime.images import Image
 from train.data.synth import figure as fig
 from train.data.synth.brush import Colour, Shadows, disc, fill, fixed, lay, mixed, place, shifted, times
 from train.data.synth.face_paint import brows, eye, mask, mouth, nose
+from train.data.synth.head import jaw_edge
 from train.data.synth.marks import Features
 from train.data.synth.params import FaceParams
 
@@ -45,7 +46,7 @@ def _detail(variant: int) -> Image:
     detail[..., 0] *= 1 - 0.11 * flush
     detail[..., 1] *= 1 - 0.11 * flush
     strands = _strands(rng, fig.HAIR_HEIGHT + 2, fig.SIDE_WIDTH + 2)
-    detail[_HAIR_WINDOW] = (1 + 0.24 * strands)[..., None]
+    detail[_HAIR_WINDOW] = (1 + 0.20 * strands)[..., None]
     return np.asarray(np.clip(np.rint(detail * 160), 0, 255), np.uint8)
 
 
@@ -72,9 +73,8 @@ def hollows() -> Float:
         + 0.14 * _spot(u, v, 18, 37, 2.6, 7) + 0.22 * _spot(u, v, 7, 46, 7, 2.2) + 0.10 * _spot(u, v, 0, 52, 3, 4)
         + 0.20 * _spot(u, v, 0, 83, 13, 3.5) + 0.10 * _spot(u, v, 34, 66, 5, 9) + 0.10 * _spot(u, v, 13, 20, 3, 12)
     )  # fmt: skip
-    dim = (
-        dim + 0.25 * np.clip((v - 114) / 16, 0, 1) + 0.2 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
-    )
+    under = np.clip((v - np.maximum(jaw_edge(u), 60.0)) / 12, 0, 1)
+    dim = dim + 0.45 * under + 0.2 * np.clip((a - 106) / 25, 0, 1) * np.clip((v - 35) / 40, 0, 1)
     light = np.where(x < fig.FACE_WIDTH + 1, 1 - np.clip(dim, 0, 0.75), 1.0)
     ears = Shadows(light.shape)
     for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):

@@ -203,10 +203,10 @@ _EAR, _MIRROR = _ear(), np.array([-1.0, 1.0, 1.0])
 
 
 def _neck() -> Array:
-    wide = np.interp(_NECK_DOWN, (15, 65, 108, 152, 215), (42.0, 49.0, 50.0, 56.0, 108.0))[:, None]
-    deep = np.interp(_NECK_DOWN, (15, 65, 108, 215), (46.0, 52.0, 53.0, 64.0))[:, None]
+    wide = np.interp(_NECK_DOWN, (15, 65, 108, 152, 215), (60.0, 53.0, 50.0, 56.0, 108.0))[:, None]
+    deep = np.interp(_NECK_DOWN, (15, 65, 108, 215), (64.0, 57.0, 52.0, 60.0))[:, None]
     x = wide * np.sin(_AROUND)[None, :]
-    z = 20.0 - deep * np.cos(_AROUND)[None, :]
+    z = 15.0 - deep * np.cos(_AROUND)[None, :]
     return np.stack([x, np.broadcast_to(_NECK_DOWN[:, None], x.shape), z], axis=-1)
 
 

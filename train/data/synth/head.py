@@ -63,13 +63,17 @@ def _nose(u: Array, v: Array) -> Array:
     return np.asarray(ridge * spread + wings * (1 - 0.55 * spread))
 
 
+def jaw_edge(u: Array) -> Array:
+    """The v at which each meridian turns under the jaw."""
+    return _smooth(_EDGE_AZIMUTH, _EDGE_HEIGHT, np.abs(u / ARC), 0.08)
+
+
 def _template(u: Array, v: Array) -> Array:
     """The mean head's surface, (..., 3)."""
     azimuth = u / ARC
-    edge = _smooth(_EDGE_AZIMUTH, _EDGE_HEIGHT, np.abs(azimuth), 0.08)
+    edge = jaw_edge(u)
     below = v - edge
     fold = np.minimum(4.0 * np.logaddexp(0.0, below / 4.0), 46.0)
-    height = v - np.maximum(below, 0.0) + 0.30 * fold * (below > 0) - 0.0
     height = np.where(below > 0, edge + 0.30 * fold - 0.30 * 4.0 * np.log(2.0), v)
     relief = (
         -5.5 * _bump(u, v, 31.0, 0.0, 13.0, 9.0)
