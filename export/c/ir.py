@@ -32,6 +32,8 @@ class Tensor:
 
     name: str
     shape: Shape
+    step: np.float32 | None = None
+    """What one unit is worth when the tensor is stored as int8; None: float32."""
 
 
 @dataclass(eq=False)
@@ -59,6 +61,8 @@ class Dense(Layer):
     stride: int = 1
     pad: int = 0
     relu: bool = False
+    steps: Weights | None = None
+    """Per output channel: the weights are int8 codes (held as floats) of these steps; the bias stays in real units."""
 
     @property
     def kernel(self) -> int:
@@ -77,6 +81,7 @@ class Depthwise(Layer):
     bias: Weights = field(default_factory=lambda: np.zeros(0, np.float32))
     stride: int = 1
     relu: bool = False
+    steps: Weights | None = None
 
     @property
     def macs(self) -> int:

@@ -8,7 +8,9 @@ from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Tenso
 from runtime.errors import InputError
 
 VECTOR = 16
-"""Lanes are handed out in runs of this many, so that no kernel ever needs a remainder."""
+"""Float lanes are handed out in runs of this many, so that no kernel ever needs a remainder."""
+BYTES = 64
+"""The same for int8."""
 
 
 def padded(count: int, step: int = VECTOR) -> int:
@@ -17,13 +19,14 @@ def padded(count: int, step: int = VECTOR) -> int:
 
 @dataclass(frozen=True)
 class Pixel:
-    """Channel counts of the runs in a pixel; every run starts at a multiple of VECTOR lanes."""
+    """Channel counts of the runs in a pixel; every run starts at a multiple of `unit` lanes."""
 
     runs: tuple[int, ...]
+    unit: int = VECTOR
 
     @property
     def lanes(self) -> int:
-        return sum(padded(count) for count in self.runs)
+        return sum(padded(count, self.unit) for count in self.runs)
 
     @property
     def vectors(self) -> int:
@@ -34,7 +37,7 @@ class Pixel:
         spans, lane = [], 0
         for count in self.runs:
             spans.append((lane, count))
-            lane += padded(count)
+            lane += padded(count, self.unit)
         return spans
 
     def lane_of_channel(self) -> list[int]:
@@ -56,7 +59,7 @@ class Layouts:
             for tensor in _same_layout(layer):
                 self._join(tensor, layer.output)
         self._concats = {id(layer.output): layer for layer in graph.layers if isinstance(layer, Concat)}
-        self._pixels: dict[int, Pixel] = {}
+        self._runs: dict[int, tuple[int, ...]] = {}
         self.parent: dict[int, tuple[Tensor, int]] = {}
         for layer in self._concats.values():
             self._place(layer)
@@ -69,22 +72,25 @@ class Layouts:
     def _join(self, a: Tensor, b: Tensor) -> None:
         self._group[self._root(id(a))] = self._root(id(b))
 
-    def pixel(self, tensor: Tensor, depth: int = 0) -> Pixel:
+    def pixel(self, tensor: Tensor) -> Pixel:
         """The layout of a tensor's pixel."""
+        return Pixel(self._runs_of(tensor), VECTOR if tensor.step is None else BYTES)
+
+    def _runs_of(self, tensor: Tensor, depth: int = 0) -> tuple[int, ...]:
         root = self._root(id(tensor))
-        if root in self._pixels:
-            return self._pixels[root]
+        if root in self._runs:
+            return self._runs[root]
         if depth > 64:
             raise InputError("C export: concatenations nest too deeply")
         wanted = {
-            Pixel(tuple(run for part in self._concats[key].inputs for run in self.pixel(part, depth + 1).runs))
+            tuple(run for part in self._concats[key].inputs for run in self._runs_of(part, depth + 1))
             for key in self._concats
             if self._root(key) == root
         }
         if len(wanted) > 1:
             raise InputError(f"C export: {tensor.name!r}: maps that are added are concatenated from different parts")
-        self._pixels[root] = wanted.pop() if wanted else Pixel((tensor.shape.channels,))
-        return self._pixels[root]
+        self._runs[root] = wanted.pop() if wanted else (tensor.shape.channels,)
+        return self._runs[root]
 
     def _place(self, concat: Layer) -> None:
         lane = 0

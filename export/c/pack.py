@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +67,38 @@ def pack_all(parts: list[Floats]) -> tuple[Floats, list[int]]:
         blocks.append(block)
         at += block.size
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), places
+
+
+def pad_groups(values: NDArray[Any], counts: list[int]) -> NDArray[Any]:
+    """Spread the first axis from channels to runs that are padded to multiples of four."""
+    parts, at = [], 0
+    for count in counts:
+        parts.append(np.pad(values[at : at + count], [(0, -count % 4)] + [(0, 0)] * (values.ndim - 1)))
+        at += count
+    return np.concatenate(parts)
+
+
+def pack_dense_int8(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.int8]:
+    """[panel][k / 4][lane][k % 4]; `runs` are the run lengths along k, each padded to a multiple of four."""
+    matrix = layer.weights.transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
+    lanes = pad_groups(to_lanes(matrix, output), runs).astype(np.int8)
+    groups = lanes.reshape(-1, 4, lanes.shape[1]).transpose(0, 2, 1)
+    parts, lane = [], 0
+    for size in panels(output.vectors):
+        parts.append(groups[:, lane : lane + size * VECTOR].reshape(-1))
+        lane += size * VECTOR
+    return np.concatenate(parts)
+
+
+def byte_order(lanes: int) -> NDArray[np.intp]:
+    """The order in which 64 bytes are interleaved: position [block][sub][lane] holds channel 16 * (lane / 4) + 4 * sub + lane % 4."""
+    block, sub, lane = np.mgrid[0 : lanes // 64, 0:4, 0:16]
+    return np.asarray(block * 64 + 16 * (lane // 4) + 4 * sub + lane % 4).reshape(-1)
+
+
+def pack_depthwise_int8(layer: Depthwise, pixel: Pixel) -> NDArray[np.int8]:
+    """[block of 64][column][sub][lane][row]; the fourth row is zero."""
+    taps = to_lanes(layer.weights.transpose(1, 2, 0), pixel)[..., byte_order(pixel.lanes)]  # row, column, position
+    taps = np.concatenate([taps, np.zeros_like(taps[:1])]).astype(np.int8)
+    blocks = taps.reshape(4, 3, pixel.lanes // 64, 64).transpose(2, 1, 3, 0)
+    return np.ascontiguousarray(blocks).reshape(-1)

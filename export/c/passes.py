@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.c.ir import Add, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
 from runtime.errors import InputError
 
 
@@ -58,7 +58,7 @@ def fuse_add(graph: Graph) -> None:
         for own, other in ((layer.inputs[1], layer.inputs[0]), (layer.inputs[0], layer.inputs[1])):
             conv = graph.producer(own)
             alone = len(graph.consumers(own)) == 1 and own is not other and own is not graph.output
-            if isinstance(conv, Dense) and not conv.relu and len(conv.inputs) == 1 and alone:
+            if isinstance(conv, Dense) and not conv.relu and len(conv.inputs) == 1 and alone and own.step is None:
                 conv.inputs.append(other)
                 conv.output, conv.relu = layer.output, layer.relu
                 conv.name = f"{conv.name} + {layer.name}"
@@ -85,6 +85,40 @@ def flush_denormals(graph: Graph) -> None:
             )
 
 
+def spread_steps(graph: Graph) -> None:
+    """The parts of an int8 concatenation are written in place, so they are stored in its steps."""
+    for layer in reversed(graph.layers):
+        if isinstance(layer, Concat) and layer.output.step is not None:
+            for part in layer.inputs:
+                if part.step is not None and part.step != layer.output.step:
+                    raise InputError(f"C export: {part.name!r} and the concatenation it goes into have different int8 scales")
+                part.step = layer.output.step
+
+
+def check_int8(graph: Graph) -> None:
+    """Every layer finds its inputs in the form that it works on."""
+    for layer in graph.layers:
+        stored = [tensor.step is not None for tensor in layer.inputs]
+        weighted = isinstance(layer, (Dense, Depthwise))
+        if weighted and (layer.steps is not None) != stored[0]:
+            raise InputError(f"C export: layer {layer.name!r} mixes int8 and float")
+        vector = layer.output.shape.height == layer.output.shape.width == 1
+        if weighted and layer.steps is None and not (isinstance(layer, Dense) and layer.kernel == 1 and vector):
+            raise InputError(f"C export: layer {layer.name!r} is left in float; the int8 export takes only the last layers in float")
+        if isinstance(layer, Concat) and any(stored) != (layer.output.step is not None):
+            raise InputError(f"C export: concatenation {layer.name!r} mixes int8 and float")
+        if isinstance(layer, Pool) and (not stored[0] or layer.output.step is not None):
+            raise InputError(f"C export: pool {layer.name!r}: expected an int8 input and a float output")
+        if isinstance(layer, Add) and (not all(stored) or layer.output.step is None):
+            raise InputError(f"C export: addition {layer.name!r} is not wholly int8")
+        if isinstance(layer, Dense) and len(stored) > 1 and not (stored[1] and layer.output.step is not None):
+            raise InputError(f"C export: addition in {layer.name!r} is not wholly int8")
+        if isinstance(layer, Depthwise) and layer.output.step is None:
+            raise InputError(f"C export: depthwise layer {layer.name!r} has no int8 output")
+    if graph.input.step is None:
+        raise InputError("C export: the face is not quantised")
+
+
 def check(graph: Graph) -> None:
     """Every layer reads what was made before it."""
     made: set[int] = {id(graph.input)}
@@ -103,7 +137,15 @@ def optimise(graph: Graph) -> Graph:
     pools_follow_producers(graph)
     flush_denormals(graph)
     check(graph)
+    if is_int8(graph):
+        spread_steps(graph)
+        check_int8(graph)
     return graph
+
+
+def is_int8(graph: Graph) -> bool:
+    """Whether any layer works on int8."""
+    return any(getattr(layer, "steps", None) is not None for layer in graph.layers)
 
 
 def describe(layer: Layer) -> str:

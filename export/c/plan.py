@@ -10,6 +10,14 @@ from runtime.errors import InputError
 
 ALIGN = 64
 MAX_ARENA = 256 << 20
+FACE_SLACK = 16
+"""Bytes behind a row of the face that int8 kernels may read, four at a time, without using them."""
+
+
+def element(tensor: Tensor) -> int:
+    """Bytes of one value."""
+    return 4 if tensor.step is None else 1
+
 
 
 @dataclass(eq=False)
@@ -89,7 +97,6 @@ class Tuning:
     stream_bytes: int = 160 << 10
     band: int = 1
     group_weights: int = 400 << 10
-    element: int = 4
     max_rate: int = 8
 
 
@@ -152,7 +159,7 @@ def _group(layers: list[Layer], places: dict[int, Place], scale: dict[int, int],
     groups: list[list[Layer]] = []
     open_group, weights = False, 0
     for layer in layers:
-        size = int(layer.weights.size) * tuning.element if isinstance(layer, (Dense, Depthwise)) else 0
+        size = int(layer.weights.size) * (4 if layer.steps is None else 1) if isinstance(layer, (Dense, Depthwise)) else 0
         if isinstance(layer, Pool) and groups and any(_together(x.output, layer.inputs[0], places) for x in groups[-1]):
             groups[-1].append(layer)
             continue
@@ -263,7 +270,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
             raise InputError("C export: the face may only be read by 3x3 convolutions with padding 1")
     places: dict[int, Place] = {}
     buffers: list[Buffer] = []
-    row = padded((face.shape.width + 2) * 3 * tuning.element, ALIGN)
+    row = padded((face.shape.width + 2) * 3 * element(face) + FACE_SLACK, ALIGN)
     buffers.append(Buffer("face", face.shape.height, row, 3, face.shape.height))
     places[id(face)] = Place(buffers[0], 0, Pixel((3,)))
     homes: dict[int, Buffer] = {}
@@ -272,7 +279,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
         if id(home) not in homes:
             step = layouts.pixel(home).lanes
             shape = home.shape
-            homes[id(home)] = Buffer(home.name, shape.height, step * shape.width * tuning.element, step, shape.height)
+            homes[id(home)] = Buffer(home.name, shape.height, step * shape.width * element(home), step, shape.height)
             buffers.append(homes[id(home)])
         places[id(layer.output)] = Place(homes[id(home)], lane, layouts.pixel(layer.output))
     work: list[Layer] = [InputLayer([], face, "input"), *(x for x in graph.layers if not isinstance(x, Concat))]
@@ -287,7 +294,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     inside = {id(b) for b in buffers if b.first != b.last or b is places[id(graph.output)].buffer}
     _ring_rows(groups, places, inside)
     for number, group in enumerate(groups):
-        _scratch(group, number, places, tuning)
+        _scratch(group, number, places)
         buffers.extend(group.scratch)
     arena, bound = _arena(buffers)
     if arena > MAX_ARENA:
@@ -317,7 +324,7 @@ def gemm_mode(layer: Dense, plan_input: Tensor) -> str:
     return "patch"
 
 
-def _scratch(group: Group, number: int, places: dict[int, Place], tuning: Tuning) -> None:
+def _scratch(group: Group, number: int, places: dict[int, Place]) -> None:
     """Rows of patches for convolutions that gather their neighbourhood first."""
     for step in group.steps:
         layer = step.layer
@@ -327,7 +334,7 @@ def _scratch(group: Group, number: int, places: dict[int, Place], tuning: Tuning
             and gemm_mode(layer, layer.output) == "patch"
         ):
             lanes = layer.kernel**2 * places[id(layer.inputs[0])].buffer.pixel_step
-            row = lanes * layer.output.shape.width * tuning.element
+            row = lanes * layer.output.shape.width * element(layer.inputs[0])
             group.scratch.append(Buffer(f"patches of {layer.name}", 1, row, lanes, 1, number, number))
 
 

@@ -41,6 +41,8 @@ class Reader:
         self.constants: dict[str, Array] = {}
         self.tensors: dict[str, Tensor] = {}
         self.flat: set[str] = set()
+        self.codes: dict[str, tuple[Array, Array]] = {}
+        self.stored: set[str] = set()
         self.layers: list[Layer] = []
 
     def read(self) -> Graph:
@@ -54,6 +56,8 @@ class Reader:
         for node in graph.node:
             if all(name in self.constants for name in node.input if name) and node.op_type in FOLDABLE:
                 self._fold(node)
+            elif node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
+                self._weight_codes(node)
             elif node.op_type == "Shape":
                 self.constants[node.output[0]] = np.asarray(self._onnx_shape(node.input[0]), np.int64)
             else:
@@ -101,6 +105,24 @@ class Reader:
         if name not in self.constants:
             raise InputError(f"C export: {label(node)}: input {index} must be a constant")
         return self.constants[name]
+
+    def step(self, node: onnx.NodeProto) -> np.float32:
+        """The scale of a Q or DQ node on a feature map; its zero point must be int8 0."""
+        scale = self.constant(node, 1)
+        zero = self.constant(node, 2) if len(node.input) > 2 else np.uint8(0)
+        if scale.size != 1 or np.asarray(zero).dtype != np.int8 or np.any(zero) or not 0 < float(scale.reshape(-1)[0]) < np.inf:
+            raise InputError(f"C export: {label(node)}: expected one positive scale and the int8 zero point 0")
+        return np.float32(scale.reshape(-1)[0])
+
+    def _weight_codes(self, node: onnx.NodeProto) -> None:
+        codes, steps = self.constants[node.input[0]], self.constant(node, 1).reshape(-1).astype(np.float32)
+        zero = self.constant(node, 2) if len(node.input) > 2 else np.int8(0)
+        axis = attributes(node).get("axis", 1)
+        if codes.dtype != np.int8 or np.any(zero) or (steps.size != 1 and (axis != 0 or steps.size != codes.shape[0])):
+            raise InputError(f"C export: {label(node)}: expected int8 weights with zero point 0 and one scale per output channel")
+        if not (np.isfinite(steps).all() and (steps > 0).all()) or (codes == -128).any():
+            raise InputError(f"C export: {label(node)}: expected positive scales and weights in -127..127")
+        self.codes[node.output[0]] = (codes, np.broadcast_to(steps, codes.shape[:1]).copy())
 
     def emit(self, node: onnx.NodeProto, layer: Layer, flat: bool = False) -> None:
         if (
@@ -178,12 +200,13 @@ def _finite(node: onnx.NodeProto, array: Array) -> NDArray[np.float32]:
 
 def _conv(reader: Reader, node: onnx.NodeProto) -> None:
     x, attrs = reader.tensor(node.input[0]), attributes(node)
-    weights = _finite(node, reader.constant(node, 1))
-    bias = (
-        _finite(node, reader.constant(node, 2))
-        if len(node.input) > 2 and node.input[2]
-        else np.zeros(weights.shape[0], np.float32)
-    )
+    codes, steps = reader.codes.get(node.input[1], (None, None))
+    if (steps is not None) != (node.input[0] in reader.stored):
+        raise _refuse(node, "mixing int8 and float", "weights and input both int8 or both float")
+    weights = _finite(node, reader.constant(node, 1) if codes is None else codes)
+    bias = np.zeros(weights.shape[0], np.float32)
+    if len(node.input) > 2 and node.input[2]:
+        bias = _finite(node, reader.constant(node, 2))
     if weights.ndim != 4:
         raise _refuse(node, f"weight shape {weights.shape}", "2-D convolution")
     if attrs.get("auto_pad", b"NOTSET") != b"NOTSET":
@@ -203,9 +226,9 @@ def _conv(reader: Reader, node: onnx.NodeProto) -> None:
     size = [(extent + 2 * pad - kernel) // stride + 1 for extent in (x.shape.height, x.shape.width)]
     out = Tensor(node.output[0], Shape(size[0], size[1], outputs))
     if group == 1:
-        reader.emit(node, Dense([x], out, weights=weights, bias=bias, stride=stride, pad=pad))
+        reader.emit(node, Dense([x], out, weights=weights, bias=bias, stride=stride, pad=pad, steps=steps))
     elif group == x.shape.channels == outputs and kernel == 3 and pad == 1 and stride in (1, 2):
-        reader.emit(node, Depthwise([x], out, weights=weights[:, 0], bias=bias, stride=stride))
+        reader.emit(node, Depthwise([x], out, weights=weights[:, 0], bias=bias, stride=stride, steps=steps))
     else:
         raise _refuse(
             node,
@@ -279,6 +302,8 @@ def _add(reader: Reader, node: onnx.NodeProto) -> None:
     a, b = reader.tensor(node.input[0]), reader.tensor(node.input[1])
     if a.shape != b.shape:
         raise _refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
+    if (a.step is None) == (node.input[0] in reader.stored) or (b.step is None) == (node.input[1] in reader.stored):
+        raise _refuse(node, "an operand that is stored as int8 but read as float", "int8 operands, or convolutions alone")
     reader.emit(node, Add([a, b], Tensor(node.output[0], a.shape)), flat=node.input[0] in reader.flat)
 
 
@@ -327,6 +352,8 @@ def _flatten(reader: Reader, node: onnx.NodeProto) -> None:
 
 def _identity(reader: Reader, node: onnx.NodeProto) -> None:
     reader.alias(node, node.input[0] in reader.flat)
+    if node.input[0] in reader.stored:
+        reader.stored.add(node.output[0])
 
 
 def _slice(reader: Reader, node: onnx.NodeProto) -> None:
@@ -353,6 +380,22 @@ def _pad(reader: Reader, node: onnx.NodeProto) -> None:
     _identity(reader, node)
 
 
+def _quantize(reader: Reader, node: onnx.NodeProto) -> None:
+    tensor, step = reader.tensor(node.input[0]), reader.step(node)
+    if tensor.step is not None and tensor.step != step:
+        raise _refuse(node, f"a second scale {step} beside {tensor.step}", "one scale per tensor")
+    tensor.step = step
+    _identity(reader, node)
+    reader.stored.add(node.output[0])
+
+
+def _dequantize(reader: Reader, node: onnx.NodeProto) -> None:
+    if node.input[0] not in reader.stored or reader.tensor(node.input[0]).step != reader.step(node):
+        raise _refuse(node, "its input or scale", "the partner of a QuantizeLinear")
+    _identity(reader, node)
+    reader.stored.add(node.output[0])
+
+
 def _squeeze(reader: Reader, node: onnx.NodeProto) -> None:
     axes = attributes(node).get("axes") or (reader.constant(node, 1).tolist() if len(node.input) > 1 else [])
     if sorted(int(a) % 4 for a in axes) != [2, 3]:
@@ -367,6 +410,7 @@ HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize,
     "Dropout": _identity,
     "Flatten": _flatten,
     "Gemm": _gemm,
@@ -374,6 +418,7 @@ HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
     "Identity": _identity,
     "MatMul": _gemm,
     "Pad": _pad,
+    "QuantizeLinear": _quantize,
     "ReduceMean": _pool,
     "Relu": _relu,
     "Reshape": _flatten,
@@ -388,5 +433,5 @@ def supported_ops() -> list[str]:
 
 
 def read(model: onnx.ModelProto) -> Graph:
-    """Lower an fp32 ONNX model of the family to the compiler's graph."""
+    """Lower an ONNX model of the family, fp32 or int8 with Q/DQ pairs, to the compiler's graph."""
     return Reader(model).read()
