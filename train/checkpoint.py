@@ -46,8 +46,8 @@ class Checkpoint:
         return self.model if self.ema is None else self.ema
 
 
-def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically; equal content gives equal bytes."""
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *copies: Path | str) -> None:
+    """Write a checkpoint atomically, perhaps under several names; equal content gives equal bytes."""
     content = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -63,7 +63,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     # Through memory, because torch hides a full disk's error code when it writes to a file by itself.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()))
+    for name in (path, *copies):
+        write_atomic(name, lambda stream: stream.write(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

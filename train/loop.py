@@ -180,7 +180,8 @@ class Training:
 
     def reason_to_stop(self, seen: Tensor) -> str:
         """Why all processes stop after this step; empty when they go on."""
-        asked, late = (value > 0 for value in seen[2:].tolist())
+        reasons = self.wishes() if self.team.size == 1 else seen[2:]
+        asked, late = (value > 0 for value in reasons.tolist())
         if asked:
             return INTERRUPTED
         return f"the time limit of {self.recipe.run.max_minutes:g} minutes is reached" if late else ""
@@ -192,9 +193,8 @@ class Training:
     def save(self, *paths: Path) -> None:
         """Write this moment under each of the names; only the leader does."""
         if self.team.leads:
-            checkpoint = self.state.checkpoint()
-            for path in paths:
-                save_checkpoint(path, checkpoint)
+            first, *copies = paths
+            save_checkpoint(first, self.state.checkpoint(), *copies)
 
     def finish_epoch(self, rate: float, clock: Clock) -> Row:
         """Measure, log and save a finished epoch."""

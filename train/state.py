@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -192,10 +193,12 @@ def make_optimizer(modules: nn.Module, recipe: OptimizerRecipe) -> torch.optim.O
 
 def _random_state(machine: Machine) -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
+    _, words, at, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
         "cuda": None if machine.is_cpu else torch.cuda.get_rng_state(machine.device),
-        "python": (version, numbers, gauss),
+        "python": (version, torch.tensor(numbers, dtype=torch.int64), gauss),
+        "numpy": (torch.from_numpy(np.asarray(words, dtype=np.int64)), at, has_gauss, cached),
     }
 
 
@@ -204,4 +207,6 @@ def _restore_random(state: Mapping[str, Any], machine: Machine) -> None:
     if state["cuda"] is not None and not machine.is_cpu:
         torch.cuda.set_rng_state(state["cuda"], machine.device)
     version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    words, at, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), at, has_gauss, cached))

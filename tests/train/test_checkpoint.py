@@ -325,6 +325,6 @@ def test_a_spec_of_a_giant_network_allocates_nothing(tmp_path: Path) -> None:
     giant = replace(checkpoint.spec, width=8.0, input_size=1024, branches=1)
     save_checkpoint(path, replace(checkpoint, spec=giant))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match="its spec wants|missing"):
+    with pytest.raises(InputError, match=r"its spec wants|missing"):
         load_model(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -77,7 +77,7 @@ def test_a_known_shift_gives_its_error(coordinates: str, batch_size: int) -> Non
     found = evaluate(oracle(source, spec, shift=2.0), crops, spec, batch_size=batch_size)
     eyes = np.linalg.norm(crops.points[:, 60] - crops.points[:, 72], axis=1)
     assert found.errors == pytest.approx(2.0 / eyes, rel=1e-9)
-    assert found.points == pytest.approx(crops.points + [2.0, 0.0], abs=1e-9)
+    assert found.points == pytest.approx(crops.points + np.array([2.0, 0.0]), abs=1e-9)
     assert list(found.scores) == ["all", "pose", "blur"] and found.scores["pose"].count == 3
     assert found.normaliser == "inter-ocular" and found.crop == "1.2 x landmarks box"
     box = evaluate(oracle(source, spec, shift=2.0), crops, spec, normaliser="box")

@@ -51,9 +51,9 @@ def test_normalisers_divide_by_the_protocol_s_points(layout, name, left, right) 
 
 def test_box_normaliser_is_the_root_of_the_area() -> None:
     truth = np.array([[[1.0, 2.0], [5.0, 2.0], [3.0, 11.0]]])
-    assert nme_per_face(truth + [3.0, 4.0], truth, "box") == pytest.approx([5 / np.sqrt(4 * 9)])
+    assert nme_per_face(truth + np.array([3.0, 4.0]), truth, "box") == pytest.approx([5 / np.sqrt(4 * 9)])
     unlabelled = np.concatenate([truth, np.full((1, 1, 2), np.nan)], axis=1)
-    assert nme_per_face(unlabelled + [3.0, 4.0], unlabelled, "box") == pytest.approx([5 / np.sqrt(4 * 9)])
+    assert nme_per_face(unlabelled + np.array([3.0, 4.0]), unlabelled, "box") == pytest.approx([5 / np.sqrt(4 * 9)])
 
 
 def test_unlabelled_points_do_not_count() -> None:
