@@ -151,7 +151,7 @@ class RunRecipe:
     amp: str = _option(
         "auto", "mixed precision; auto = bf16 or fp16 on a GPU, off on the CPU", choices=("auto", "off", "bf16", "fp16")
     )
-    channels_last: bool = _option(False, "keep images with channels innermost in memory")
+    channels_last: bool = _option(True, "keep images with channels innermost in memory; quicker almost everywhere")
     deterministic: bool = _option(False, "only deterministic kernels (the CPU always is)")
     save_every: int = _option(
         0, "keep a checkpoint of every so many epochs; 0 = only best and last", low=0, high=1_000_000, later=True

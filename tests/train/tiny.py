@@ -20,7 +20,7 @@ def tiny(**sections: dict[str, object]) -> Recipe:
         "optimizer": {"lr": 5e-3},
         "schedule": {"epochs": 4, "warmup": 0.5},
         "average": {"decay": 0.9},
-        "run": {"threads": 1, "tensorboard": False, "seed": 3},
+        "run": {"threads": 1, "tensorboard": False, "seed": 3, "channels_last": False},
     }
     return recipe_from(sections, base=recipe_from(base))
 

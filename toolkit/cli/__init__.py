@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import compare, console, data, eval, export, import_, inspect, verify
+from toolkit.cli import compare, console, data, eval, export, import_, inspect, train, verify
 
 app = typer.Typer(
     name="toolkit",
@@ -49,6 +49,7 @@ app.command("compare")(compare.run)
 app.command("eval")(eval.run)
 app.command("export")(export.run)
 app.command("inspect")(inspect.run)
+app.command("train")(train.run)
 app.command("verify")(verify.run)
 
 
