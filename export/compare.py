@@ -36,7 +36,7 @@ class LayerGap:
     difference: float
     """Largest absolute difference; infinite where shapes differ or a value is not finite."""
     scale: float
-    """Largest absolute value of the second artefact."""
+    """Largest absolute value of the second artefact; not a number where the two cannot be compared."""
     relative: float
     limit: float
 
@@ -108,9 +108,10 @@ def compare(
         names, why = _common_layers(first, second, spec_a, spec_b)
         notes += why
         some_a, some_b = input_a[:LAYER_FACES], input_b[:LAYER_FACES]
-        gaps.append(_gap(INPUT, [(some_a, some_b)], gap_limit))
+        gaps.append(_gap(INPUT, some_a, some_b, gap_limit))
         for name in names:
-            gaps.append(_layer_gap(first, second, name, some_a, some_b, gap_limit))
+            # Nothing but this layer's two tensors is alive, and they only until the next line is done.
+            gaps.append(_gap(name, first.layer(name)(some_a), second.layer(name)(some_b), gap_limit))
             if progress is not None:
                 progress(name)
     sides = np.array([spec_a.input_size / region.side for region in regions_a])
@@ -173,28 +174,11 @@ def _common_layers(
     return shared, [f"{len(shared)} layers correspond ({counts})"]
 
 
-def _layer_gap(
-    first: Artefact,
-    second: Artefact,
-    name: str,
-    input_a: NDArray[np.float32],
-    input_b: NDArray[np.float32],
-    limit: float,
-) -> LayerGap:
-    """One layer of both, face by face: only one tensor of each is alive at a time."""
-    run_a, run_b = first.layer(name), second.layer(name)
-    pairs = ((run_a(input_a[i : i + 1]), run_b(input_b[i : i + 1])) for i in range(len(input_a)))
-    return _gap(name, pairs, limit)
-
-
-def _gap(name: str, pairs: Any, limit: float) -> LayerGap:
-    difference = scale = 0.0
-    for a, b in pairs:
-        if a.shape != b.shape or not np.isfinite(a).all() or not np.isfinite(b).all():
-            return LayerGap(name, float("inf"), scale, float("inf"), limit)
-        difference = max(difference, float(np.abs(a.astype(np.float64) - b).max()))
-        scale = max(scale, float(np.abs(b).max()))
-        del a, b  # before the next pair is computed
+def _gap(name: str, a: NDArray[Any], b: NDArray[Any], limit: float) -> LayerGap:
+    if a.shape != b.shape or not np.isfinite(a).all() or not np.isfinite(b).all():
+        return LayerGap(name, float("inf"), float("nan"), float("inf"), limit)
+    difference = float(np.abs(a.astype(np.float64) - b).max())
+    scale = float(np.abs(b).max())
     relative = difference / scale if scale else (0.0 if not difference else float("inf"))
     return LayerGap(name, difference, scale, relative, limit)
 
