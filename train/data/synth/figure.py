@@ -22,9 +22,9 @@ WIDE = len(COLUMNS)
 FACE = slice(0, len(ROWS))
 HAIR = slice(FACE.stop, FACE.stop + 8)
 NECK = slice(HAIR.stop, HAIR.stop + 5)
-EARS = slice(NECK.stop, NECK.stop + 4)
+EARS = slice(NECK.stop, NECK.stop + 3)
 TALL = EARS.stop
-_ROUND = 10
+_ROUND = 9
 LEFT_EAR, RIGHT_EAR = slice(0, _ROUND), slice(WIDE - _ROUND, WIDE)
 
 # Where each block is painted in the atlas, in texels.
@@ -39,7 +39,7 @@ ATLAS_WIDTH, ATLAS_HEIGHT = 400, 232
 
 _AROUND: Array = np.linspace(-np.pi, np.pi, WIDE)
 _NECK_DOWN: Array = np.array([15.0, 65.0, 108.0, 152.0, 215.0])
-_EAR_OUT: Array = np.linspace(0.0, 1.0, 4)
+_EAR_OUT: Array = np.array([0.0, 0.55, 1.0])
 _EAR_ROUND: Array = np.linspace(0.0, 2 * np.pi, _ROUND)
 
 
@@ -77,7 +77,7 @@ def light_places() -> tuple[Float, Float]:
         dx, dy = (x - left - EAR_WIDTH / 2) / (EAR_WIDTH / 2 - 2), (y - EAR_TOP - EAR_HEIGHT / 2) / (EAR_HEIGHT / 2 - 2)
         turn = np.mod(np.arctan2(dy, dx), 2 * np.pi) / (2 * np.pi) * (_ROUND - 1)
         column = np.where(here, block.start + turn, column)
-        row = np.where(here, EARS.start + np.clip(np.hypot(dx, dy), 0, 1) * 3, row)
+        row = np.where(here, EARS.start + np.clip(np.hypot(dx, dy), 0, 1) * 2, row)
     return column.astype(np.float32), row.astype(np.float32)
 
 
@@ -215,7 +215,7 @@ _JAW_WIDTH = SHAPE_NAMES.index("jaw_width")
 _STIFF = np.interp(_NECK_DOWN, (15, 65, 108, 215), (0.0, 0.12, 0.35, 0.9))[:, None, None]
 _SHADED = np.ones((TALL, WIDE), np.float32)
 _SHADED[NECK] = np.interp(_NECK_DOWN, (15, 65, 108, 152), (0.40, 0.42, 0.60, 0.95))[:, None]
-_SHADED[EARS] = np.array([0.75, 0.85, 1.0, 1.0])[:, None]
+_SHADED[EARS] = np.array([0.75, 0.9, 1.0])[:, None]
 _HAIR_SHADED = np.linspace(1.08, 0.86, HAIR.stop - HAIR.start, dtype=np.float32)[:, None]
 
 

@@ -63,7 +63,7 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
 
 def _background(rng: np.random.Generator, size: int) -> Image:
     """A gradient with clouds, discs and bars; drawn small, because backgrounds are out of focus."""
-    small = max(24, size // 2)
+    small = max(24, size // 3)
     corners = rng.uniform(10, 235, (2, 2, 3))
     if rng.random() < 0.7:
         corners = corners.mean(axis=(0, 1)) + (corners - corners.mean(axis=(0, 1))) * 0.4
@@ -88,7 +88,7 @@ def _background(rng: np.random.Generator, size: int) -> Image:
             box = cv2.boxPoints(((x, y), (w, h * 2.5), row[4] * 300))
             cv2.fillConvexPoly(drawn, np.rint(box).astype(np.int32), colour, cv2.LINE_8)
     if rng.random() < 0.7:
-        drawn = cv2.blur(drawn, (3, 3) if rng.random() < 0.5 else (5, 5))
+        drawn = cv2.blur(drawn, (3, 3))
     return np.asarray(cv2.resize(drawn, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
