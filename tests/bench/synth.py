@@ -1,8 +1,8 @@
 """Synthetic faces for each second on one core, beside decoding the same pictures from PNG.
 
 Rendering replaces reading a photo from disk, so decoding a PNG of the same pixels is the yardstick: a ratio of 10 says
-that a rendered face costs as much as ten decoded ones. On a machine shared with others the figure by processor time is the
-one to believe.
+that a rendered face costs as much as ten decoded ones. On a machine shared with others the figure by processor time is
+the one to believe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH = 20
 
 
 class Walk:
-    """Calls a function with the next face number, `BATCH` numbers at a time, and keeps the processor time of each call."""
+    """Calls a function with the next `BATCH` face numbers, and keeps the processor time of each round."""
 
     def __init__(self, each: Callable[[int], object], faces: int) -> None:
         self.each, self.faces, self.at = each, faces, 0
