@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torch import nn
 from export.onnx_export import export_graph
 from export.simplify import simplify
 from export.ulp import limit_from
+from runtime.geometry import network_input
 from runtime.spec import ModelSpec
+from train.checkpoint import Checkpoint, save_checkpoint
 from train.models.zoo import build
 
 SIZE = 64
@@ -43,11 +46,52 @@ def crops(count: int, size: int = SIZE, seed: int = 0) -> NDArray[np.uint8]:
     generator = np.random.default_rng(seed)
     coarse = generator.uniform(0, 255, (count, 5, 5, 3))
     at = np.linspace(0, 4, size)
-    low, part = np.floor(at).astype(int).clip(0, 3), None
+    low = np.floor(at).astype(int).clip(0, 3)
     part = at - low
     rows = coarse[:, low] * (1 - part)[None, :, None, None] + coarse[:, low + 1] * part[None, :, None, None]
     both = rows[:, :, low] * (1 - part)[None, None, :, None] + rows[:, :, low + 1] * part[None, None, :, None]
     return both.round().astype(np.uint8)
+
+
+def branched(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """A multi-branch model whose norms have seen data; its output looks like a face, as above."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    model = build(spec).train()
+    generator = np.random.default_rng(seed)
+    faces = torch.from_numpy(network_input(crops(16, spec.input_size, seed), spec))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        model(faces)
+        fc: nn.Linear = model.get_submodule("fc")  # type: ignore[assignment]
+        points = generator.uniform(0.2, 0.8, (spec.points, 2)).astype(np.float32)
+        points[60], points[72] = (0.3, 0.4), (0.7, 0.4)
+        fc.bias.copy_(torch.from_numpy(points.reshape(-1)))
+        fc.weight.mul_(0.005)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multi-branch checkpoint, as training leaves it."""
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    spec = ModelSpec("ghostone", width=0.125, input_size=SIZE, branches=1)
+    content = branched(spec).state_dict()
+    state = {"optimizer": {"lr": 0.1}}
+    save_checkpoint(path, Checkpoint("multi-branch", spec, content, recipe={"epochs": 3}, state=state))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole bundle of the small model; tests copy it before they change anything."""
+    from export.road import Options, export_bundle
+
+    target = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(checkpoint_file, target, Options(exporter="torchscript", fp16=True, probes="synth:12@3"))
+    return target
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +111,6 @@ def faces() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def probes(faces: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
-    from runtime.geometry import network_input
-
     return network_input(faces, spec)
 
 
