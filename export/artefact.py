@@ -148,7 +148,7 @@ class OnnxArtefact:
         self.own_spec = embedded is not None
         self.spec: ModelSpec | None = embedded or _spec_by(spec_text, model, self.sha256, self.path)
         self.precision: Precision = _precision(model.graph)
-        self._session = self._open(data)
+        self._session = OrtModel(data, optimise=self.precision != "int8")
         found = weighted_layers(model.graph, self.path)
         names = block_names(self.spec.architecture) if self.spec is not None else ()
         if len(names) != len(found):
@@ -158,9 +158,6 @@ class OnnxArtefact:
         self._tensors = {name: layer.output for name, layer in zip(names, found, strict=True)}
         self.layers = tuple(self._tensors)
         self._check_interface()
-
-    def _open(self, data: bytes) -> OrtModel:
-        return OrtModel(data, optimise=self.precision != "int8")
 
     def _check_interface(self) -> None:
         """Shape of the input against the spec, before anything runs."""
@@ -184,7 +181,9 @@ class OnnxArtefact:
         part.CopyFrom(self._model)
         del part.graph.output[:]
         part.graph.output.append(ValueInfoProto(name=self._tensors[name]))
-        session = self._open(to_bytes(part))
+        session = OrtModel(
+            to_bytes(part), optimise=False
+        )  # opened for every layer: optimising costs more than it saves
         return lambda batch: _run_padded(session, batch)
 
 
