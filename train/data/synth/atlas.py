@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from runtime.images import Image
 from train.data.synth import figure as fig
-from train.data.synth.brush import Colour, Shadows, disc, fill, fixed, lay, mixed, place, shifted, times
-from train.data.synth.face_paint import brows, eye, mask, mouth, nose
-from train.data.synth.head import jaw_edge
+from train.data.synth.brush import SHIFT, Colour, Ink, Shadows, disc, fixed, ink, lay, mirrored, mixed, times
+from train.data.synth.face_paint import CURVES, brows, cloth_mask, eye, mouth, nose
+from train.data.synth.head import ARC, jaw_edge
 from train.data.synth.marks import Features
 from train.data.synth.params import FaceParams
 
@@ -79,8 +79,9 @@ def hollows() -> Float:
     ears = Shadows(light.shape)
     for left in (fig.SIDE_AT, fig.SIDE_AT + fig.EAR_WIDTH + 2):
         centre = np.array([left + fig.EAR_WIDTH / 2, fig.EAR_TOP + fig.EAR_HEIGHT / 2])
-        ears.fill(centre + disc(0.0, 0.0, 13.0, 11.0), 0.62)
-        ears.stroke(centre + np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]]), 0.7, 2)
+        ears.fill([fixed(centre + disc(0.0, 0.0, 13.0, 11.0))], 0.62)
+        rim = np.array([[-16.0, -6.0], [-4.0, -13.0], [12.0, -11.0], [19.0, 0.0], [12.0, 12.0]])
+        ears.stroke([fixed(centre + rim)], 0.7, 2)
     return ears.finish(light.astype(np.float32))
 
 
@@ -125,13 +126,14 @@ def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.
         _beard(pixels, params)
     _wrinkles(shadows, params, features)
     _hairline(pixels, shadows, params)
-    nose(pixels, shadows, params, features)
-    brows(pixels, params, features, rng)
+    nose(pixels, shadows, params)
+    lines = CURVES.draw(features.uv)
+    brows(pixels, params, lines, rng)
     for which in (0, 1):
-        eye(pixels, shadows, params, features, which)
-    mouth(pixels, shadows, params, features)
+        eye(pixels, shadows, params, features, lines[f"eye {which}"], which)
+    mouth(pixels, shadows, params, features, lines)
     if params.occluder == "mask":
-        mask(pixels, shadows, rng)
+        cloth_mask(pixels, shadows, rng)
     return pixels, shadows.finish(hollows())
 
 
@@ -172,22 +174,26 @@ def _collar(pixels: Image, cloth: Colour) -> None:
 
 
 def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> None:
-    for x, y in fixed(place(rng.normal(0, 1, (50, 2)) * (28, 11) + (0, 26))).tolist():
-        cv2.circle(pixels, (x, y), 11, times(params.skin, 1 - 0.25 * params.freckles), -1, cv2.LINE_AA, 4)
+    colour = times(params.skin, 1 - 0.25 * params.freckles)
+    for x, y in ink(rng.normal(0, 1, (50, 2)) * (28, 11) + (0, 26)).tolist():
+        cv2.circle(pixels, (x, y), 11, colour, -1, cv2.LINE_AA, SHIFT)
+
+
+_CHEEKS = [ink(disc(44.0 * side, 30.0, 15.0, 9.0)) for side in (-1.0, 1.0)]
 
 
 def _make_up(pixels: Image, params: FaceParams, features: Features) -> None:
     if params.blush > 0:
-        for side in (-1.0, 1.0):
-            lay(pixels, place(disc(44.0 * side, 30.0, 15.0, 9.0)), (120.0, 90.0, 225.0), 0.7 * params.blush, 7)
+        for cheek in _CHEEKS:
+            lay(pixels, cheek, (120.0, 90.0, 225.0), 0.7 * params.blush, 7)
     if params.eye_shadow > 0:
-        for first, brow in ((60, (41, 40, 39, 38)), (68, (47, 48, 49, 50))):
+        for first, brow in ((60, slice(38, 42)), (68, slice(47, 51))):
             lid = features.line(first, first + 5)
-            above = features.uv[[k - 33 for k in brow]].mean(axis=0)[1]
+            above = float(features.line(brow.start, brow.stop)[:, 1].mean())
             upper = lid[::-1].copy()
             upper[1:-1, 1] += (above - upper[1:-1, 1]) * 0.6
             upper[[0, -1], 1] -= 2.0
-            lay(pixels, place(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.7 * params.eye_shadow, 2)
+            lay(pixels, ink(np.concatenate([lid, upper])), params.eye_shadow_colour, 0.7 * params.eye_shadow, 2)
 
 
 def _beard(pixels: Image, params: FaceParams) -> None:
@@ -200,52 +206,43 @@ def _beard(pixels: Image, params: FaceParams) -> None:
     pixels[window] = cv2.blendLinear(skin, coat, np.float32(1) - weight, weight)
 
 
+_CROWS_FEET = [line for k in (-1.0, 1.0) for line in mirrored([[52.0, 1.0 + 3 * k], [61.0, 1.0 + 7 * k]])]
+_FOREHEAD = [ink(np.array([[-34.0, v + 3], [-14.0, v], [14.0, v], [34.0, v + 3]])) for v in (-40.0, -49.5, -59.0)]
+_FROWN = mirrored([[5.5, -25.0], [4.0, -17.0], [5.0, -10.0]])
+_FOLD = np.array([[[17.5 * side, 40.0], [25.0 * side, 50.0], [0.0, 61.0], [0.0, 0.0]] for side in (-1.0, 1.0)])
+
+
 def _wrinkles(shadows: Shadows, params: FaceParams, features: Features) -> None:
     grin = max(0.0, params.smile)
-    strength = 0.05 + 0.22 * params.age**2
-    mouth = features.line(76, 88)
-    for side, corner in ((-1.0, mouth[0]), (1.0, mouth[6])):
-        fold = np.array(
-            [[17.5 * side, 40.0], [25.0 * side, 50.0], [corner[0] + 6.0 * side, 61.0], shifted(corner, 7.5 * side, 9.0)]
-        )
-        shadows.stroke(place(fold), 1 - min(0.45, strength + 0.28 * grin), 2)
-        if grin > 0.4 or params.age > 0.6:
-            for k in (-1.0, 1.0):
-                crow = np.array([[52.0 * side, 1.0 + 3 * k], [61.0 * side, 1.0 + 7 * k]])
-                shadows.stroke(place(crow), 1 - min(0.25, 0.12 * grin + 0.1 * params.age), 1)
+    folds = _FOLD.copy()
+    for fold, (x, y), side in zip(folds, features.uv[[43, 49]].tolist(), (-1.0, 1.0), strict=True):
+        fold[2, 0] = x + 6.0 * side
+        fold[3] = x + 7.5 * side, y + 9.0
+    shadows.stroke(list(ink(folds)), 1 - min(0.45, 0.05 + 0.22 * params.age**2 + 0.28 * grin), 2)
+    if grin > 0.4 or params.age > 0.6:
+        shadows.stroke(_CROWS_FEET, 1 - min(0.25, 0.12 * grin + 0.1 * params.age))
     raised = max(0.0, *params.brow_lift)
     if params.age > 0.35 or raised > 4:
-        depth = min(0.3, 0.22 * params.age**2 + 0.016 * raised)
-        for k in range(3):
-            height = -40.0 - 9.5 * k
-            shadows.stroke(
-                place(np.array([[-34.0, height + 3], [-14.0, height], [14.0, height], [34.0, height + 3]])),
-                1 - depth,
-                1,
-            )
+        shadows.stroke(_FOREHEAD, 1 - min(0.3, 0.22 * params.age**2 + 0.016 * raised))
     if params.brow_frown > 0.3:
-        for side in (-1.0, 1.0):
-            shadows.stroke(
-                place(np.array([[5.5 * side, -25.0], [4.0 * side, -17.0], [5.0 * side, -10.0]])),
-                1 - 0.3 * params.brow_frown,
-                1,
-            )
+        shadows.stroke(_FROWN, 1 - 0.3 * params.brow_frown)
+
+
+def _hem_shadow(style: fig.Style) -> list[Ink]:
+    """The forehead and temples down to the hem of the hair."""
+    line = [[azimuth * ARC, hem + 3.0] for azimuth, hem in zip((0.0, 0.5, 0.95, 1.3), style.hem, strict=False)]
+    return mirrored([*line, [142.0, line[-1][1]], [142.0, -100.0], [0.0, -100.0]])
+
+
+_HEM_SHADOWS = {name: _hem_shadow(style) for name, style in fig.STYLES.items() if name != "bald"}
+_SIDEBURNS = mirrored([[98.0, -30.0], [112.0, -40.0], [112.0, 24.0], [104.0, 22.0]])
 
 
 def _hairline(pixels: Image, shadows: Shadows, params: FaceParams) -> None:
-    """The hair's shadow on the skin below its hem."""
-    style = fig.STYLES[params.hair_style]
+    """The hair's shadow on the skin below its hem, and sideburns."""
     if params.hair_style == "bald":
         return
-    azimuth = (0.0, 0.5, 0.95, 1.3)
-    line = np.array([[az * 82.0, hem + 3.0] for az, hem in zip(azimuth, style.hem, strict=False)])
-    top = np.array([[142.0, line[-1, 1]], [142.0, -100.0], [0.0, -100.0]])
-    half = np.concatenate([line, top])
-    depth = 0.62 if params.hair_style != "hat" else 0.55
-    for side in (1.0, -1.0):
-        shadows.fill(place(half * (side, 1.0)), depth)
+    for half in _HEM_SHADOWS[params.hair_style]:
+        shadows.fill([half], 0.6)
     if params.hair_style in ("short", "receding", "curly", "fringe"):
-        burn = np.array([[98.0, -30.0], [112.0, -40.0], [112.0, 24.0], [104.0, 22.0]])
-        colour = mixed(params.hair, params.skin, 0.7, 0.2)
-        for side in (1.0, -1.0):
-            fill(pixels, place(burn * (side, 1.0)), colour)
+        cv2.fillPoly(pixels, _SIDEBURNS, mixed(params.hair, params.skin, 0.7, 0.2), cv2.LINE_AA, SHIFT)

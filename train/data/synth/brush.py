@@ -1,8 +1,9 @@
-"""Drawing tools of the painter: smooth curves, polygons with sub-texel edges, soft shadows."""
+"""Drawing tools of the painter: smooth curves, ink coordinates, polygons, soft shadows."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,57 +14,69 @@ from train.data.synth import figure as fig
 
 Array = NDArray[np.float64]
 Float = NDArray[np.float32]
+Ink = NDArray[np.int32]
+"""Pixels with four binary places, as the drawing functions take them."""
 Colour = tuple[float, float, float]
 
-_SHIFT = 4
+SHIFT = 4
 _ORIGIN = np.array([fig.LEFT, fig.TOP])
+_ROUND = np.arange(16) * (2 * np.pi / 16)
+_CIRCLE = np.stack([np.cos(_ROUND), np.sin(_ROUND)], -1)
 
 
-@lru_cache(maxsize=16)
-def _spline(count: int, closed: bool, steps: int) -> Array:
-    """Weights (M, count) of a Catmull-Rom curve through `count` points."""
-    spans = count if closed else count - 1
-    weights = np.zeros((spans * steps + (0 if closed else 1), count))
-    for row in range(len(weights)):
-        span = min(row // steps, spans - 1)
-        t = row / steps - span
-        before, here = -0.5 * t + t**2 - 0.5 * t**3, 1 - 2.5 * t**2 + 1.5 * t**3
-        after, beyond = 0.5 * t + 2 * t**2 - 1.5 * t**3, -0.5 * t**2 + 0.5 * t**3
-        for k, value in enumerate((before, here, after, beyond)):
-            index = span + k - 1
-            weights[row, index % count if closed else min(max(index, 0), count - 1)] += value
-    return weights
+@dataclass(frozen=True)
+class Curves:
+    """Several Catmull-Rom curves through chosen points, evaluated together."""
+
+    index: NDArray[np.intp]
+    weight: Array
+    parts: dict[str, slice]
+
+    @staticmethod
+    def through(wanted: dict[str, tuple[Sequence[int], bool, int]]) -> Curves:
+        """Name -> (point numbers, closed, steps per span)."""
+        index: list[list[int]] = []
+        weight: list[list[float]] = []
+        parts: dict[str, slice] = {}
+        for name, (points, closed, steps) in wanted.items():
+            start, count = len(index), len(points)
+            spans = count if closed else count - 1
+            for row in range(spans * steps + (0 if closed else 1)):
+                span = min(row // steps, spans - 1)
+                t = row / steps - span
+                near = [span + k - 1 for k in range(4)]
+                near = [k % count if closed else min(max(k, 0), count - 1) for k in near]
+                index.append([points[k] for k in near])
+                before, here = -0.5 * t + t**2 - 0.5 * t**3, 1 - 2.5 * t**2 + 1.5 * t**3
+                weight.append([before, here, 0.5 * t + 2 * t**2 - 1.5 * t**3, -0.5 * t**2 + 0.5 * t**3])
+            parts[name] = slice(start, len(index))
+        return Curves(np.array(index), np.array(weight)[..., None], parts)
+
+    def draw(self, points: Array) -> dict[str, Ink]:
+        """All curves through the given places (N, 2) of the face plane."""
+        near = points[self.index] * self.weight
+        line = ink(near[:, 0] + near[:, 1] + near[:, 2] + near[:, 3])
+        return {name: line[part] for name, part in self.parts.items()}
 
 
-def curve(points: Array, closed: bool = False, steps: int = 4) -> Array:
-    """A smooth line through points (N, 2)."""
-    return np.asarray(np.einsum("mn,nd->md", _spline(len(points), closed, steps), points))
+def ink(uv: Array) -> Ink:
+    """Atlas ink of places (u, v)."""
+    return fixed(uv - _ORIGIN)
 
 
-def fixed(points: Array) -> NDArray[np.int32]:
-    """Coordinates with four binary places, as the drawing functions take them."""
-    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+def mirrored(uv: Sequence[Sequence[float]]) -> list[Ink]:
+    """A static shape of the face plane and its mirror image."""
+    return [ink(np.array(uv, np.float64) * (side, 1.0)) for side in (1.0, -1.0)]
 
 
-@lru_cache(maxsize=1)
-def _circle() -> Array:
-    t = np.arange(16) * (2 * np.pi / 16)
-    return np.stack([np.cos(t), np.sin(t)], -1)
-
-
-def place(uv: Array) -> Array:
-    """Atlas texels of places (u, v)."""
-    return np.asarray(uv - _ORIGIN)
-
-
-def shifted(points: Array, dx: float, dy: float) -> Array:
-    """Points moved by (dx, dy)."""
-    return np.asarray(points + np.array((dx, dy)))
+def fixed(points: Array) -> Ink:
+    """Pixels as ink."""
+    return np.rint(points * (1 << SHIFT)).astype(np.int32)
 
 
 def disc(x: float, y: float, rx: float, ry: float) -> Array:
     """An ellipse as a polygon."""
-    return _circle() * (rx, ry) + (x, y)
+    return np.asarray(_CIRCLE * (rx, ry) + (x, y))
 
 
 def times(colour: Colour, factor: float) -> Colour:
@@ -78,20 +91,15 @@ def mixed(first: Colour, second: Colour, of_first: float, of_second: float) -> C
     return b, g, r
 
 
-def fill(pixels: Image, points: Array, colour: Colour) -> None:
-    """A polygon with smooth edges."""
-    cv2.fillPoly(pixels, [fixed(points)], colour, cv2.LINE_AA, _SHIFT)
-
-
-def lay(pixels: Image, points: Array, colour: Colour, alpha: float, soft: int) -> None:
+def lay(pixels: Image, line: Ink, colour: Colour, alpha: float, soft: int) -> None:
     """A polygon with edges blurred over `soft` texels, mixed in with strength `alpha`."""
-    margin = 2.0 + 2 * soft
+    margin = 2 + 2 * soft
     height, width = pixels.shape[:2]
-    x0, y0 = (max(0, int(v)) for v in points.min(axis=0) - margin)
-    x1, y1 = (int(v) + 2 for v in points.max(axis=0) + margin)
+    x0, y0 = (max(0, int(v) - margin) for v in line.min(axis=0) >> SHIFT)
+    x1, y1 = (int(v) + 2 + margin for v in line.max(axis=0) >> SHIFT)
     x1, y1 = min(width, x1), min(height, y1)
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    cv2.fillPoly(mask, [fixed(points - (x0, y0))], 255, cv2.LINE_8, _SHIFT)
+    cv2.fillPoly(mask, [line - np.array((x0 << SHIFT, y0 << SHIFT), np.int32)], 255, cv2.LINE_8, SHIFT)
     weight = cv2.blur(cv2.blur(mask, (soft, soft)), (soft, soft)).astype(np.float32) * np.float32(alpha / 255)
     part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
     coat = np.empty_like(part)
@@ -100,19 +108,19 @@ def lay(pixels: Image, points: Array, colour: Colour, alpha: float, soft: int) -
 
 
 class Shadows:
-    """A picture of dimming at half the atlas size; coordinates are atlas texels."""
+    """A picture of dimming at half the atlas size; coordinates are atlas ink."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.pixels = np.full(shape, 255, np.uint8)
 
-    def stroke(self, points: Array, light: float, width: int) -> None:
-        """A line that lets only `light` (0..1) through."""
-        cv2.polylines(
-            self.pixels, [np.rint(points * 8 - 4).astype(np.int32)], False, 255 * light, width, cv2.LINE_8, _SHIFT
-        )
+    def stroke(self, lines: Sequence[Ink], light: float, width: int = 1) -> None:
+        """Lines that let only `light` (0..1) through."""
+        half = [(line >> 1) - 4 for line in lines]
+        cv2.polylines(self.pixels, half, False, 255 * light, width, cv2.LINE_8, SHIFT)
 
-    def fill(self, points: Array, light: float) -> None:
-        cv2.fillPoly(self.pixels, [np.rint(points * 8 - 4).astype(np.int32)], 255 * light, cv2.LINE_8, _SHIFT)
+    def fill(self, lines: Sequence[Ink], light: float) -> None:
+        """Polygons that let only `light` (0..1) through."""
+        cv2.fillPoly(self.pixels, [(line >> 1) - 4 for line in lines], 255 * light, cv2.LINE_8, SHIFT)
 
     def finish(self, base: Float) -> Float:
         """Softened and multiplied into `base`."""

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 _JAW_U = (104.0, 104.5, 104.5, 104.0, 103.5, 102.5, 101.0, 98.0, 92.5, 83.0, 70.0, 56.0, 42.0, 30.0, 19.0, 9.5, 0.0)
 _JAW_V = (-2.5, 6.8, 16.0, 25.2, 34.4, 43.5, 52.4, 61.0, 69.4, 77.3, 84.6, 91.4, 97.6, 103.0, 107.5, 110.5, 111.5)
-_STEPS = 20
+_STEPS = 16
 _EACH = np.arange(33)
 
 
@@ -45,28 +45,29 @@ def _contour_paths() -> tuple[Places, Array]:
 _PATHS, _OUTWARD = _contour_paths()
 
 
-def contour(vertices: Array, turn: Array, distance: float) -> tuple[Array, Array]:
-    """The 33 contour points of a turned face: projected millimetres (33, 2) and head coordinates (33, 3)."""
-    path = _PATHS.on(vertices)
-    flat = perspective(rotate(path, turn), distance)
-    right, down = float(turn[0, 1]), float(turn[1, 1])
-    norm = math.hypot(right, down)
-    c, s = (down / norm, -right / norm) if norm > 1e-6 else (1.0, 0.0)
+def contour(flat: Array, up: tuple[float, float]) -> tuple[Array, Array]:
+    """The 33 contour points of a face mask projected to (rows, columns, 2), and how far along its path each lies.
+
+    `up` is where the head's y axis points in the picture.
+    """
+    path = _PATHS.on(flat)
+    norm = math.hypot(*up)
+    c, s = (up[1] / norm, -up[0] / norm) if norm > 1e-6 else (1.0, 0.0)
     x = c * _OUTWARD[:, :1] - s * _OUTWARD[:, 1:]
     y = s * _OUTWARD[:, :1] + c * _OUTWARD[:, 1:]
-    reach = flat[..., 0] * x + flat[..., 1] * y
-    best = reach.argmax(axis=1)
-    at = np.minimum(np.maximum(best, 1), _STEPS - 2)
+    reach = path[..., 0] * x + path[..., 1] * y
+    at = np.minimum(np.maximum(reach.argmax(axis=1), 1), _STEPS - 2)
     before, here, after = reach[_EACH, at - 1], reach[_EACH, at], reach[_EACH, at + 1]
     bend = np.minimum(before - 2 * here + after, -1e-9)
-    offset = np.minimum(np.maximum(0.5 * (before - after) / bend, -1.0), 1.0)
-    place = np.maximum(at + offset, 0.0)
-    low = np.minimum(place.astype(np.intp), _STEPS - 2)
-    share = (place - low)[:, None]
-    return (
-        flat[_EACH, low] * (1 - share) + flat[_EACH, low + 1] * share,
-        path[_EACH, low] * (1 - share) + path[_EACH, low + 1] * share,
-    )
+    along = at + np.minimum(np.maximum(0.5 * (before - after) / bend, -1.0), 1.0)
+    return _between(path, along), along
+
+
+def _between(path: Array, along: Array) -> Array:
+    """The place on each path at a broken step number."""
+    low = np.minimum(along.astype(np.intp), _STEPS - 2)
+    share = (along - low)[:, None]
+    return np.asarray(path[_EACH, low] * (1 - share) + path[_EACH, low + 1] * share)
 
 
 # ---- features ------------------------------------------------------------------------------------------------------
@@ -178,6 +179,10 @@ _NOSE = np.array(
 )
 
 
+NOSE_PLACES: Array = to_uv(_NOSE)
+"""Points 51..59 in the face plane; a nose varies by the head's shape alone."""
+
+
 def features(params: FaceParams) -> Features:
     """All feature points of a face in its (u, v) plane."""
     eyes, pupils = _eyes(params)
@@ -191,22 +196,31 @@ class Marks:
 
     flat: Array
     """(98, 2) projected millimetres around the head's origin."""
-    solid: Array
-    """(98, 3) head millimetres."""
     vertices: Array
+    """The face mask in head millimetres."""
     features: Features
     turn: Array
+    """Rotation of the head, (3, 3)."""
+    places: Places
+    """Where the points 33..97 sit on the mask."""
+    along: Array
+    """Where the points 0..32 sit on their paths."""
+
+    @property
+    def solid(self) -> Array:
+        """(98, 3) head millimetres."""
+        return np.concatenate([_between(_PATHS.on(self.vertices), self.along), self.places.on(self.vertices)])
 
 
 def mark(params: FaceParams) -> Marks:
     """Shape the head, place its features and project the 98 points."""
     vertices = face_vertices(params)
     turn = rotation(params.angles)
+    flat = perspective(rotate(vertices, turn), params.distance)
     shape = features(params)
-    inner = Places.at(shape.uv).on(vertices)
-    flat = perspective(rotate(inner, turn), params.distance)
-    outline, outline_solid = contour(vertices, turn, params.distance)
-    return Marks(np.concatenate([outline, flat]), np.concatenate([outline_solid, inner]), vertices, shape, turn)
+    places = Places.at(shape.uv)
+    outline, along = contour(flat, (float(turn[0, 1]), float(turn[1, 1])))
+    return Marks(np.concatenate([outline, places.on(flat)]), vertices, shape, turn, places, along)
 
 
 def mean_face_3d() -> Points:

@@ -42,8 +42,9 @@ def _glasses(
     t = np.arange(20) * (2 * np.pi / 20)
     c, s = np.cos(t), np.sin(t)
     shape = (np.abs(c) ** round_lens + np.abs(s) ** round_lens) ** (-1 / round_lens)
-    eyes = marks.solid[60:76].reshape(2, 8, 3).mean(axis=1)
-    front = float(marks.solid[51:53, 2].mean()) - 3.0
+    solid = marks.solid
+    eyes = solid[60:76].reshape(2, 8, 3).mean(axis=1)
+    front = float(solid[51:53, 2].mean()) - 3.0
     dark = params.occluder == "sunglasses"
     frame = (
         [float(v) for v in rng.uniform(5, 70, 3)]
