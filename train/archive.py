@@ -16,6 +16,7 @@ import torch
 
 from runtime.errors import InputError
 from runtime.files import require_file
+from train.pickle_watch import TupleWatch
 
 MAX_FILE_BYTES = 2 << 30
 MAX_PICKLE_BYTES = 64 << 20
@@ -155,8 +156,12 @@ def _refuse_foreign_pickle(source: Path, expected: Expectation) -> None:
     with zipfile.ZipFile(source) as archive:
         name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
         data = archive.read(name)
+    watch = TupleWatch()
     try:
         for opcode, argument, _ in pickletools.genops(data):
+            watch.see(opcode, argument)
+            if watch.problem:
+                raise InputError(f"{source}: its pickle holds {watch.problem}; a pickle bomb, not loaded")
             if opcode.name == "GLOBAL" and _is_plain(str(argument)):
                 continue
             if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
@@ -165,7 +170,7 @@ def _refuse_foreign_pickle(source: Path, expected: Expectation) -> None:
                     f"{source}: holds a Python object ({named}), which could run code, so it is not loaded; "
                     f"{expected.way_out}"
                 )
-    except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
+    except (ValueError, LookupError, UnicodeDecodeError, struct.error) as error:
         raise InputError(f"{source}: its pickle is damaged ({_first_line(error)})") from error
 
 
