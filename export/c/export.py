@@ -8,9 +8,10 @@ from typing import Literal
 
 import onnx
 
-from export.c.emit import ISAS, emit, model_sha256
+from export.c.emit import emit, model_sha256
+from export.c.isas import NAMES
 from export.c.names import check_prefix
-from export.c.passes import optimise
+from export.c.passes import is_int8, optimise
 from export.c.plan import Tuning, make_plan
 from export.c.read import read
 from runtime.errors import InputError, UsageError
@@ -22,7 +23,7 @@ from runtime.spec import ModelSpec
 class COptions:
     """What a user may choose."""
 
-    isas: tuple[str, ...] = tuple(ISAS)
+    isas: tuple[str, ...] = NAMES
     max_ram: int | None = None
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -52,17 +53,19 @@ def export_c(
     """Write header and source into `directory`; nothing is written when anything is wrong."""
     options = options or COptions()
     check_prefix(prefix)
-    if unknown := set(options.isas) - set(ISAS):
-        raise UsageError(f"unknown instruction set {sorted(unknown)[0]!r}; known: {', '.join(ISAS)}")
+    if unknown := set(options.isas) - set(NAMES):
+        raise UsageError(f"unknown instruction set {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
     graph = optimise(read(model))
     if graph.input.shape.height != spec.input_size or graph.output.shape.channels != 2 * spec.points:
         raise InputError(
             f"C export: the model maps {graph.input.shape.height} px to {graph.output.shape.channels} values, "
             f"the spec says {spec.input_size} px and {2 * spec.points}"
         )
+    if is_int8(graph) != (precision == "int8"):
+        raise InputError(f"C export: {precision} was asked for, the model is {'int8' if is_int8(graph) else 'fp32'}")
     plan = make_plan(graph, options.tuning)
     sha = model_sha256(model.SerializeToString(deterministic=True))
-    isas = tuple(isa for isa in ISAS if isa in options.isas or isa == "scalar")
+    isas = tuple(isa for isa in NAMES if isa in options.isas or isa == "scalar")
     sources = emit(plan, spec, sha, prefix, isas)
     if options.max_ram is not None and sources.arena > options.max_ram:
         raise InputError(

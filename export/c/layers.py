@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
+from dataclasses import dataclass
+
 from export.c.fetch import Fetch
 from export.c.names import comment_text
 from export.c.pack import Weights
@@ -10,8 +12,46 @@ from export.c.passes import describe
 from export.c.plan import Buffer, Group, InputLayer, Plan, Step, gemm_mode
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """The words in which float and int8 layers differ."""
+
+    value: str
+    row: str
+    row_or_null: str
+    run: str
+    length: str
+    gemm: str
+    total: str
+    patch: str
+    zeros: str
+
+
+FLOAT = Dialect(
+    "float", "lm_row", "lm_row_or_null", "lm_span", "length", "lm_gemm", "k_total", "lm_patch_row", "lm_zeros"
+)
+
+
+def k_runs(layer: Dense, mode: str, spans: list[tuple[int, int]]) -> list[int]:
+    """Lengths of the runs that make up one pixel's inputs, in the order of the packed weights."""
+    if mode == "face":
+        return [layer.kernel * layer.inputs[0].shape.channels] * layer.kernel
+    return [count for _ in range(layer.kernel**2) for _, count in spans]
+
+
 class LayerWriter:
     """Writes the float layers of a plan."""
+
+    words = FLOAT
+
+    def length(self, count: int) -> int:
+        """What a run of so many channels counts as."""
+        return count
+
+    def row_of(self, tensor: Tensor, y: str) -> str:
+        """First lane of a tensor's row, or NULL outside the map."""
+        buffer = self.buffer(tensor)
+        return f"{self.words.row_or_null}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}, {buffer.height})"
 
     def __init__(self, plan: Plan, weights: dict[int, Weights], fetches: dict[int, Fetch]) -> None:
         self.plan = plan
@@ -43,7 +83,8 @@ class LayerWriter:
     def row(self, tensor: Tensor, y: str) -> str:
         place = self.plan.place(tensor)
         buffer = place.buffer
-        return f"lm_row(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}) + {place.lane}"
+        name = FLOAT.row if tensor.step is None else "lm_byte_row"
+        return f"{name}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}) + {place.lane}"
 
     def _input(self, layer: InputLayer) -> str:
         width = layer.output.shape.width
@@ -66,78 +107,63 @@ class LayerWriter:
         return text + "        lm_gemm(&a);\n"
 
     def _dense(self, layer: Dense, step: Step) -> str:
-        source = self.plan.place(layer.inputs[0])
+        words, source = self.words, self.plan.place(layer.inputs[0])
         mode = gemm_mode(layer, self.plan.graph.input)
         spans = source.pixel.spans()
-        k_total = layer.kernel**2 * layer.inputs[0].shape.channels
+        runs = k_runs(layer, mode, spans)
         width = layer.output.shape.width
-        head = "        lm_gemm_args a;\n"
-        loop = "    for (int y = from; y < to; y++) {\n"
-        pixels = str(width)
-        fill, count, x_step = "", len(spans), source.buffer.pixel_step
+        loop, pixels, x_step = "    for (int y = from; y < to; y++) {\n", str(width), source.buffer.pixel_step
         if mode == "point":
             whole = all(self.buffer(t).full for t in (*layer.inputs, layer.output)) and step.rate >= step.height
             if whole and step.height > 1:
                 loop, pixels = "    {\n        const int y = from;\n", f"(to - from) * {width}"
-            fill = f"        const float *x = {self.row(layer.inputs[0], 'y')};\n"
-            for i, (lane, channels) in enumerate(spans):
-                fill += f"        runs[{i}].x = x + {lane};\n        runs[{i}].length = {channels};\n"
+            fill = f"        const {words.value} *x = {self.row(layer.inputs[0], 'y')};\n" + self._runs(spans, "", "        ")
         elif mode == "face":
-            count, x_step = layer.kernel, 3 * layer.stride
-            face = self.plan.place(layer.inputs[0]).buffer
+            x_step = 3 * layer.stride
             fill = f"        for (int k = 0; k < {layer.kernel}; k++) {{\n"
-            fill += (
-                f"            const float *x = lm_row_or_null(net, {face.offset}, {face.rows}, {face.row_bytes}, "
-                f"y * {layer.stride} - {layer.pad} + k, {face.height});\n"
-            )
-            fill += f"            runs[k].x = x != NULL ? x : lm_zeros;\n            runs[k].length = {3 * layer.kernel};\n        }}\n"
+            fill += f"            const {words.value} *x = {self.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n"
+            fill += f"            runs[k].x = x != NULL ? x : {words.zeros};\n"
+            fill += f"            runs[k].{words.length} = {self.length(runs[0])};\n        }}\n"
         elif mode == "whole":
-            fill, count = self._whole_runs(layer, spans)
+            fill, runs = self._whole_runs(layer, spans, runs)
         else:
-            fill, count = self._patches(layer, spans)
+            fill = self._patches(layer, spans)
             x_step = layer.kernel**2 * source.buffer.pixel_step
-        text = f"{loop}{head}        lm_span runs[{count}];\n{fill}"
-        text += f"        a.runs = runs;\n        a.run_count = {count};\n        a.x_step = {x_step};\n        a.k_total = {k_total};\n"
-        unused = "    (void)to;\n" if loop.startswith("    {") and "to" not in pixels else ""
-        return f"{text}{self._gemm_tail(layer, pixels)}    }}\n{unused}"
+        text = f"{loop}        {words.gemm}_args a;\n        {words.run} runs[{len(runs)}];\n{fill}"
+        text += f"        a.runs = runs;\n        a.run_count = {len(runs)};\n        a.x_step = {x_step};\n"
+        text += f"        a.{words.total} = {sum(self.length(count) for count in runs)};\n"
+        return f"{text}{self._gemm_tail(layer, pixels)}    }}\n"
 
-    def _whole_runs(self, layer: Dense, spans: list[tuple[int, int]]) -> tuple[str, int]:
+    def _runs(self, spans: list[tuple[int, int]], index: str, indent: str) -> str:
+        """Point the runs at `index` to the spans of the pixel at x."""
+        base = f"{len(spans)} * {index} + " if index else ""
+        text = ""
+        for i, (lane, count) in enumerate(spans):
+            text += f"{indent}runs[{base}{i}].x = x + {lane};\n{indent}runs[{base}{i}].{self.words.length} = {self.length(count)};\n"
+        return text
+
+    def _whole_runs(self, layer: Dense, spans: list[tuple[int, int]], runs: list[int]) -> tuple[str, list[int]]:
         place = self.plan.place(layer.inputs[0])
         shape = layer.inputs[0].shape
-        channels = shape.channels
-        if place.buffer.pixel_step == channels and place.lane == 0:
-            fill = f"        runs[0].x = {self.row(layer.inputs[0], '0')};\n        runs[0].length = {channels * shape.height * shape.width};\n"
-            return fill, 1
-        count = len(spans)
-        fill = f"        const float *x = {self.row(layer.inputs[0], '0')};\n"
-        fill += f"        for (int i = 0; i < {shape.height * shape.width}; i++) {{\n"
-        for i, (lane, length) in enumerate(spans):
-            fill += f"            runs[{count} * i + {i}].x = x + {place.buffer.pixel_step} * i + {lane};\n"
-            fill += f"            runs[{count} * i + {i}].length = {length};\n"
-        return fill + "        }\n", count * shape.height * shape.width
+        words, pixels = self.words, shape.height * shape.width
+        head = f"        const {words.value} *x = {self.row(layer.inputs[0], '0')};\n"
+        if place.buffer.pixel_step == shape.channels and place.lane == 0:
+            return head + self._runs([(0, sum(runs))], "", "        "), [sum(runs)]
+        head += f"        for (int i = 0; i < {pixels}; i++) {{\n" + self._runs(spans, "i", "            ")
+        return head + f"            x += {place.buffer.pixel_step};\n        }}\n", runs
 
-    def _patches(self, layer: Dense, spans: list[tuple[int, int]]) -> tuple[str, int]:
-        place = self.plan.place(layer.inputs[0])
-        buffer, k = place.buffer, layer.kernel
+    def _patches(self, layer: Dense, spans: list[tuple[int, int]]) -> str:
+        place, words, k = self.plan.place(layer.inputs[0]), self.words, layer.kernel
         group = next(g for g in self.plan.groups if any(s.layer is layer for s in g.steps))
         scratch = next(b for b in group.scratch if b.name == f"patches of {layer.name}")
-        step = buffer.pixel_step
-        fill = f"        const float *rows[{k}];\n        float *patch = lm_row(net, {scratch.offset}, 1, {scratch.row_bytes}, 0);\n"
-        fill += f"        for (int k = 0; k < {k}; k++) {{\n"
-        fill += (
-            f"            rows[k] = lm_row_or_null(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, "
-            f"y * {layer.stride} - {layer.pad} + k, {buffer.height});\n        }}\n"
-        )
-        fill += (
-            f"        lm_patch_row(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, patch, "
-            f"{layer.output.shape.width});\n"
-        )
-        fill += f"        for (int k = 0; k < {k * k}; k++) {{\n"
-        count = len(spans)
-        for i, (lane, length) in enumerate(spans):
-            fill += f"            runs[{count} * k + {i}].x = patch + {step} * k + {place.lane + lane};\n"
-            fill += f"            runs[{count} * k + {i}].length = {length};\n"
-        return fill + "        }\n", count * k * k
+        step = place.buffer.pixel_step
+        row = f"{words.row}(net, {scratch.offset}, 1, {scratch.row_bytes}, 0)"
+        text = f"        const {words.value} *rows[{k}];\n        {words.value} *x = {row};\n"
+        text += f"        for (int k = 0; k < {k}; k++) {{\n"
+        text += f"            rows[k] = {self.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n        }}\n"
+        text += f"        {words.patch}(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, x, "
+        text += f"{layer.output.shape.width});\n        x += {place.lane};\n        for (int k = 0; k < {k * k}; k++) {{\n"
+        return text + self._runs(spans, "k", "            ") + f"            x += {step};\n        }}\n"
 
     def _depthwise(self, layer: Depthwise) -> str:
         source, target = self.plan.place(layer.inputs[0]), self.plan.place(layer.output)

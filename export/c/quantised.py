@@ -90,7 +90,8 @@ def _line(wanted: NDArray[np.int64]) -> tuple[int, int] | None:
         high = ((wanted[inside] + 1) * 65536 - 1 - inside * factor).min()
         if low <= high:
             shift = int(low + high) // 2
-            if np.array_equal(np.clip((byte * factor + shift) >> 16, -128, 127), wanted):
+            small = np.abs(byte * factor + shift).max() < 2**30
+            if small and np.array_equal(np.clip((byte * factor + shift) >> 16, -128, 127), wanted):
                 return int(factor), shift
     return None
 

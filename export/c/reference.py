@@ -16,11 +16,11 @@ Array = NDArray[Any]
 def test_face(size: int, seed: int) -> NDArray[np.uint8]:
     """The self-test's face, by the same formula as in the C."""
     y, x, c = np.mgrid[0:size, 0:size, 0:3].astype(np.uint32)
-    noise = _random_words(size * size * 3, np.uint32(seed)).reshape(size, size, 3) >> np.uint32(26)
+    noise = random_words(size * size * 3, np.uint32(seed)).reshape(size, size, 3) >> np.uint32(26)
     return ((x * (3 + c) + y * (5 - c)) % 192 + noise).astype(np.uint8)
 
 
-def _random_words(count: int, seed: np.uint32 | int) -> NDArray[np.uint32]:
+def random_words(count: int, seed: np.uint32 | int) -> NDArray[np.uint32]:
     """s = s * 1664525 + 1013904223, `count` times, the start left out."""
     with np.errstate(over="ignore"):
         powers = np.cumprod(np.full(count, 1664525, np.uint32), dtype=np.uint32)
@@ -35,7 +35,8 @@ def face_input(face: NDArray[np.uint8], spec: ModelSpec) -> Array:
     return (face.astype(np.float32) * scale - mean / std).astype(np.float64)
 
 
-def _windows(x: Array, kernel: int, stride: int, pad: int) -> Array:
+def windows(x: Array, kernel: int, stride: int, pad: int) -> Array:
+    """Rows, columns, channels, kernel rows, kernel columns: the input as each output pixel sees it."""
     wide = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
     view = np.lib.stride_tricks.sliding_window_view(wide, (kernel, kernel), (0, 1))
     return view[::stride, ::stride]  # rows, columns, channels, ky, kx
@@ -45,14 +46,14 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
     """One layer on float64 maps."""
     x = inputs[0]
     if isinstance(layer, Dense):
-        windows = _windows(x, layer.kernel, layer.stride, layer.pad)
-        rows, columns = windows.shape[:2]
+        seen = windows(x, layer.kernel, layer.stride, layer.pad)
+        rows, columns = seen.shape[:2]
         weights = layer.weights.astype(np.float64)
-        y = windows.reshape(rows * columns, -1) @ weights.reshape(len(weights), -1).T
+        y = seen.reshape(rows * columns, -1) @ weights.reshape(len(weights), -1).T
         y = y.reshape(rows, columns, -1) + layer.bias
         y = y + inputs[1] if len(inputs) > 1 else y
     elif isinstance(layer, Depthwise):
-        y = np.einsum("rcoyx,oyx->rco", _windows(x, 3, layer.stride, 1), layer.weights.astype(np.float64)) + layer.bias
+        y = np.einsum("rcoyx,oyx->rco", windows(x, 3, layer.stride, 1), layer.weights.astype(np.float64)) + layer.bias
     elif isinstance(layer, Add):
         y = x + inputs[1]
     elif isinstance(layer, Concat):
@@ -75,5 +76,12 @@ def run(graph: Graph, face: Array) -> dict[int, Array]:
 def checksums(values: Array) -> tuple[float, float]:
     """(weighted sum, sum of magnitudes) as the self-test takes them: rows, columns, channels in order."""
     flat = np.asarray(values, np.float64).reshape(-1)
-    words = _random_words(flat.size, 0) >> np.uint32(16)
+    words = random_words(flat.size, 0) >> np.uint32(16)
     return float(flat @ (words / 32768.0 - 1.0)), float(np.abs(flat).sum())
+
+
+def code_sum(codes: Array) -> int:
+    """A sum of int8 codes, modulo 2^32, that any wrong, swapped or moved code changes: the int8 self-test."""
+    flat = np.asarray(codes, np.int64).reshape(-1).astype(np.uint32)
+    with np.errstate(over="ignore"):
+        return int((flat * random_words(flat.size, 0)).sum(dtype=np.uint32))

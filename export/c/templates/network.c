@@ -12,6 +12,7 @@ typedef struct lm_layer {
     int runs; /* channel runs: (first lane, count) pairs in lm_channel_runs */
     int run_at;
     int32_t macs; /* multiply-adds */
+    int bytes;    /* 1: int8 codes, 4: floats */
 } lm_layer;
 
 /* Two sums per layer, taken while the self-test runs. */
@@ -19,6 +20,7 @@ typedef struct lm_check {
     uint32_t state[LM_LAYER_COUNT];
     double weighted[LM_LAYER_COUNT];
     double size[LM_LAYER_COUNT];
+    uint32_t codes[LM_LAYER_COUNT]; /* int8 layers: exact */
 } lm_check;
 
 typedef struct lm_net {
@@ -33,8 +35,3 @@ static float *lm_row(const lm_net *net, size_t offset, int ring, size_t row_byte
     return (float *)(void *)(net->arena + offset + (size_t)(y % ring) * row_bytes);
 }
 
-/* NULL above and below the map. */
-static const float *lm_row_or_null(const lm_net *net, size_t offset, int ring, size_t row_bytes, int y, int height)
-{
-    return y < 0 || y >= height ? NULL : lm_row(net, offset, ring, row_bytes, y);
-}

@@ -1,0 +1,73 @@
+"""Instruction sets: which kernels belong to which, and the block of the generated source that picks among them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffix of their entry points.
+
+    `zero` is what int8 maps add to every code: 128 where the machine multiplies unsigned by signed bytes.
+    """
+
+    condition: str
+    title: str
+    kernels: tuple[str, ...]
+    suffix: str
+    zero: int = 0
+
+
+F32: dict[str, Isa] = {
+    "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), "avx512"),
+    "avx2": Isa(
+        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), "block"
+    ),
+    "neon": Isa(
+        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), "block"
+    ),
+    "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), "block"),
+    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), "scalar"),
+}
+"""Float kernels, best first."""
+
+S8: dict[str, Isa] = {
+    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", "product-f32-scalar"), "scalar"),
+}
+"""Int8 kernels, best first."""
+
+NAMES = tuple(F32)
+
+
+def source_text(path: str) -> str:
+    """A hand-written source without its includes of local headers."""
+    text = (HERE / path).read_text(encoding="utf-8")
+    return re.sub(r'#include "[^"]*"\n', "", text)
+
+
+def header_text(path: str) -> str:
+    """A kernel header without guard and includes."""
+    text = source_text(path)
+    return re.sub(r"#ifndef LM_KERNEL\w*_H\n#define LM_KERNEL\w*_H\n|#include <[^>]*>[^\n]*\n|\n#endif\s*\Z", "", text)
+
+
+def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
+    """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
+    table = S8 if int8 else F32
+    entries = ("qgemm", "qdw", "ordered_product") if int8 else ("gemm", "dw")
+    text, word = "", "#if"
+    for name in (n for n in table if n in wanted or n == "scalar"):
+        isa = table[name]
+        guard = isa.condition if name == "scalar" else f"{isa.condition} && !defined(LM_FORCE_SCALAR)"
+        text += f'{word} {guard}\n#define LM_ISA "{isa.title}"\n'
+        text += f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
+        text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
+        text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
+        text += "".join(f"#define lm_{entry} lm_{entry}_{isa.suffix}\n" for entry in entries)
+        word = "#elif"
+    return text + "#endif\n"
