@@ -93,7 +93,7 @@ class Report:
 
 
 def verify_bundle(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Prove a bundle link by link; a file that cannot be opened at all is an InputError, everything else a result."""
+    """Prove a bundle link by link, up to the first that breaks; an unreadable manifest is an InputError."""
     bundle = Bundle.open(path)
     report = Report(bundle.manifest)
     say("hashes")
@@ -110,6 +110,8 @@ def verify_bundle(path: Path | str, say: Callable[[str], None] = lambda _: None)
             step()
         except ToolkitError as error:
             report.say(name, "readable", False, str(error))
+        if report.failures:
+            break
     return report
 
 

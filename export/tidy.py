@@ -34,8 +34,9 @@ def tidy(model: ModelProto, spec: ModelSpec) -> ModelProto:
     if result.functions:
         raise InputError(f"exported graph holds {len(result.functions)} local functions; expected plain operators")
     _strip(result)
-    _drop_identities(result.graph)
+    _plain_constants(result.graph)
     means_to_pools(result)
+    _drop_zero_biases(result.graph)
     _plain_attributes(result.graph)
     _rename(result.graph)
     _order_constants(result.graph)
@@ -97,16 +98,20 @@ def _set_interface(values: list[ValueInfoProto], name: str, sizes: list[int]) ->
     values[0].CopyFrom(info)
 
 
-def _drop_identities(graph: GraphProto) -> None:
-    """An exporter shares equal constants through Identity nodes; the reader need not know."""
+def _plain_constants(graph: GraphProto) -> None:
+    """Constants become initializers, and Identity nodes, through which an exporter shares equal ones, go."""
     outputs = {info.name for info in graph.output}
     alias: dict[str, str] = {}
     kept: list[NodeProto] = []
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = alias.get(name, name)
+        values = [a.t for a in node.attribute if a.name == "value"]
         if node.op_type == "Identity" and node.output[0] not in outputs:
             alias[node.output[0]] = node.input[0]
+        elif node.op_type == "Constant" and values:
+            graph.initializer.append(values[0])
+            graph.initializer[-1].name = node.output[0]
         else:
             kept.append(node)
     _replace_nodes(graph, kept)
@@ -167,6 +172,15 @@ def _is_flatten(source: list[int | str], target: list[int | str]) -> bool:
     """Does a reshape only put channels and map into one axis?"""
     inner = [size for size in source[1:] if isinstance(size, int) and size > 0]
     return len(target) == 2 and len(source) > 2 and len(inner) == len(source) - 1 and target[1] == math.prod(inner)
+
+
+def _drop_zero_biases(graph: GraphProto) -> None:
+    """One exporter leaves them out, the other does not."""
+    constants = {t.name: t for t in graph.initializer}
+    zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
 
 
 def _plain_attributes(graph: GraphProto) -> None:
