@@ -24,6 +24,7 @@ from calib.observe import Observation, observe, observe_peaks
 from calib.plan import Plan, check_input, plain_weight_scales, predict_float, predict_plan, snap_biases
 from calib.ranges import METHODS, group_scales, search_scales
 from calib.rounding import Rounding, learn_rounding
+from calib.select import refuse_no_faces
 from calib.sensitivity import Sensitivity, measure
 from calib.sites import find_sites
 from runtime.errors import CheckFailedError, UsageError
@@ -50,8 +51,8 @@ class Settings:
     """Rounds of the range search on the landmark error."""
     bias: bool = True
     rounding_steps: int = 0
-    distill_steps: int = 80
-    distill_rate: float = 0.02
+    distill_steps: int = 60
+    distill_rate: float = 0.006
     scale_rate: float = 0.0
     mixed_most: int = 0
     """How many layers may stay float."""
@@ -208,6 +209,7 @@ def _check_faces(images: NDArray[np.uint8], spec: ModelSpec) -> None:
             f"calibration faces: {len(images)}, at least {FEWEST_FACES} are needed and 300 or more are wise; "
             "give a folder or list with more faces"
         )
+    refuse_no_faces(centre(images, size))
 
 
 class _Session:
@@ -434,7 +436,10 @@ def gate(result: Int8Result, labelled: Labelled | None, max_drop: float) -> None
     """Refuse a result that lost too much, with the layers to blame and what to try."""
     blame = sorted(result.layers, key=lambda layer: -layer.share)[:3]
     names = ", ".join(f"{layer.name} ({100 * layer.share:.0f} %)" for layer in blame)
-    advice = f"most of the error comes from {names}; try --int8 best, more and more varied calibration faces, or a higher limit"
+    advice = (
+        f"most of the error comes from {names}; try --int8 best, more and more varied calibration faces, "
+        "or a higher limit"
+    )
     if labelled is not None:
         exact, rough = result.nme["all"]
         drop = rough / exact - 1 if exact > 0 else 0.0

@@ -36,7 +36,7 @@ class Rounding:
 
     steps: int = 120
     batch: int = 16
-    rate: float = 0.03
+    rate: float = 0.1
     bias_rate: float = 0.02
     """In accumulator-like units, see `learn_rounding`."""
     scale_rate: float = 0.002
@@ -60,7 +60,8 @@ def split_blocks(graph: Graph) -> tuple[Block, ...]:
         cuts[-1].append(node)
         following = graph.nodes[index + 1] if index + 1 < len(graph.nodes) else None
         goes_on = following is not None and following.op in ("Slice", "Relu", "Add") and node.output in following.inputs
-        if node.op in ("Concat", "Add", "Slice") and not goes_on and any(n.weight for n in cuts[-1]):
+        joins = node.op in ("Concat", "Add", "Slice") and any(n.op == "Conv" for n in graph.consumers(node.output))
+        if joins and not goes_on and any(n.weight for n in cuts[-1]):
             cuts.append([])
     if not cuts[-1] or not any(n.weight for n in cuts[-1]):
         tail = cuts.pop()
@@ -205,6 +206,8 @@ def _learn_block(
     parameters, scales = torch_parameters(plan.graph), torch_scales(plan)
     importance = _importance(plan.graph, block, sensitivity)
     is_head = plan.graph.output in block.gives
+    if not is_head and not importance:
+        return plan
     optimiser = torch.optim.Adam(
         [
             {"params": list(soft.choice.values()), "lr": settings.rate},

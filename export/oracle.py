@@ -348,7 +348,7 @@ def _windows(
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
     height = (padded.shape[2] - kernel[0]) // strides[0] + 1
     width = (padded.shape[3] - kernel[1]) // strides[1] + 1
-    found = []
+    found: list[tuple[NDArray[Any], int, int]] = []
     for y in range(kernel[0]):
         rows = padded[:, :, y : y + (height - 1) * strides[0] + 1 : strides[0]]
         last = (width - 1) * strides[1] + 1
