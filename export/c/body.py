@@ -61,7 +61,7 @@ def _needed(plan: Plan, int8: bool) -> list[str]:
     layers = layer_of(plan)
     patches = any(isinstance(x, Dense) and gemm_mode(x, plan.graph.input) == "patch" for x in layers)
     names = ["add"] if any(isinstance(x, Add) for x in layers) else []
-    names += ["pool"] if any(isinstance(x, Pool) for x in layers) else []
+    names += ["pool"] if any(isinstance(x, Pool) for x in layers) and not int8 else []
     names += ["patch"] if patches else []
     return [f"q{name}-s8" if int8 else f"{name}-f32" for name in names]
 
@@ -148,7 +148,7 @@ def int8_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
     face_text, table = _face_numbers(spec, plan.graph.input)
     size = (spec.input_size + 2) * 3 + 16
     text += face_text + f"static const uint8_t lm_qzeros[{size}] = {{\n{', '.join(['LM_ZERO'] * size)}}};\n"
-    names = ["qtable-s8" if table else "qinput-s8", *_needed(plan, True)]
+    names = [*(["qtable-s8"] if table else []), *_needed(plan, True)]
     row_text = "".join(source_text(f"kernels/{name}.c") for name in names)
     pixels = reference.test_face(spec.input_size, TEST_SEED)
     face_codes = quantised.face_codes(spec, np.float32(quantised.step_of(plan.graph.input)))

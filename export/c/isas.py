@@ -37,7 +37,20 @@ F32: dict[str, Isa] = {
 """Float kernels, best first."""
 
 S8: dict[str, Isa] = {
-    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", "product-f32-scalar"), "scalar"),
+    "avx512": Isa(
+        "defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)",
+        "AVX-512 VNNI",
+        (
+            "qgemm-s8-avx512vnni",
+            "qdw3x3-s8-avx512vnni",
+            "qpool-s8-avx512vnni",
+            "qinput-s8-avx512vnni",
+            "product-f32-avx512",
+        ),
+        "avx512vnni",
+        128,
+    ),
+    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", "qpool-s8-scalar", "qinput-s8-scalar", "product-f32-scalar"), "scalar"),
 }
 """Int8 kernels, best first."""
 
@@ -59,13 +72,13 @@ def header_text(path: str) -> str:
 def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
     """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
     table = S8 if int8 else F32
-    entries = ("qgemm", "qdw", "ordered_product") if int8 else ("gemm", "dw")
+    entries = ("qgemm", "qdw", "qpool_row", "qinput_row", "ordered_product") if int8 else ("gemm", "dw")
     text, word = "", "#if"
     for name in (n for n in table if n in wanted or n == "scalar"):
         isa = table[name]
         guard = isa.condition if name == "scalar" else f"{isa.condition} && !defined(LM_FORCE_SCALAR)"
         text += f'{word} {guard}\n#define LM_ISA "{isa.title}"\n'
-        text += f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
+        text += f"#define LM_TARGET_{isa.suffix.upper() if int8 else name.upper()}\n" if name != "scalar" else ""
         text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
         text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
         text += "".join(f"#define lm_{entry} lm_{entry}_{isa.suffix}\n" for entry in entries)

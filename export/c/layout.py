@@ -30,7 +30,9 @@ class Pixel:
 
     @property
     def vectors(self) -> int:
-        return self.lanes // VECTOR
+        """Vectors of 16 lanes that hold channels; padding behind the last run does not count."""
+        lane, count = self.spans()[-1]
+        return (lane + padded(count)) // VECTOR
 
     def spans(self) -> list[tuple[int, int]]:
         """(first lane, channels) of each run."""

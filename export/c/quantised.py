@@ -37,10 +37,12 @@ def scales(layer: Dense | Depthwise) -> Scales:
     unit = step_of(layer.inputs[0]) * steps
     bias = np.clip(np.rint(layer.bias.astype(np.float64) / unit), -INT32, INT32 - 1).astype(np.int64)
     codes = np.abs(layer.weights.reshape(len(unit), -1)).sum(axis=1).astype(np.float64)
-    if (np.abs(bias) + 128 * codes + 128 * codes >= INT32).any():
+    if (np.abs(bias) + 255 * codes >= INT32).any():
         raise InputError(f"C export: layer {layer.name!r} could overflow its 32-bit sum")
     out = 1.0 if layer.output.step is None else float(layer.output.step)
     multiplier = (unit / out).astype(np.float32)
+    if layer.output.step is not None and ((np.abs(bias) + 128 * codes) * multiplier >= 2.0**30).any():
+        raise InputError(f"C export: layer {layer.name!r}: the int8 scale of its output is far too small")
     return Scales(bias, np.where(multiplier < NEGLIGIBLE, np.float32(0), multiplier))
 
 

@@ -14,6 +14,12 @@
 /* A bias that makes up for LM_ZERO in the inputs: `sum` is the sum of the channel's weights. */
 #define LM_BIAS(bias, sum) ((bias) - LM_ZERO * (sum))
 
+#if defined(__GNUC__)
+#define LM_UNUSED __attribute__((unused))
+#else
+#define LM_UNUSED
+#endif
+
 /* Keeps a compiler from fusing a product into a following sum: that would round once where the specification rounds twice. */
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__SSE2__))
 #define LM_ALONE(value) __asm__("" : "+x"(value))
@@ -70,7 +76,7 @@ typedef struct lm_qdw_args {
 } lm_qdw_args;
 
 /* Rounds to even and clamps to low..127. Clamping comes first: so no product can be fused into the rounding. */
-static int lm_round_code(float value, int low)
+static LM_UNUSED int lm_round_code(float value, int low)
 {
     const float floor_value = (float)low;
     float whole;

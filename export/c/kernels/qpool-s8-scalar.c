@@ -1,7 +1,7 @@
 #include "kernel-s8.h"
 
 /* Adds a row of codes to running integer sums (kept in the output's place); the last row turns them into float means. */
-static void lm_qpool_row(const uint8_t *x, size_t x_step, int pixels, int channels, float *y, int first, int last, float scale)
+static LM_UNUSED void lm_qpool_row_scalar(const uint8_t *x, size_t x_step, int pixels, int channels, float *y, int first, int last, float scale)
 {
     for (int c = 0; c < channels; c += 16) {
         int32_t sum[16];

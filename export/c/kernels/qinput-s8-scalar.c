@@ -2,7 +2,7 @@
 
 /* 8-bit pixels -> codes by integers, (byte * factor + shift) >> 16, which the exporter has proven for all 256 bytes
    (`shift` holds 2^30 more, to stay positive); one pixel of code 0 on either side. A map is a multiple of 16 pixels wide; `factor` and `shift` hold the three channels 16 times over. */
-static void lm_qinput_row(const uint8_t *x, int width, const int32_t *factor, const int32_t *shift, uint8_t *y)
+static LM_UNUSED void lm_qinput_row_scalar(const uint8_t *x, int width, const int32_t *factor, const int32_t *shift, uint8_t *y)
 {
     memset(y, LM_ZERO, 3);
     for (int p = 0; p < width; p += 16) {

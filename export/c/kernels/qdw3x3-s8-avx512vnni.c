@@ -1,0 +1,92 @@
+/* Depthwise row of codes for AVX-512 VNNI: three rows are interleaved byte by byte, so that one instruction sums a column. Each
+   column feeds three outputs. Missing rows and columns hold LM_ZERO, which stands for code 0. */
+#include "kernel-s8.h"
+#include <immintrin.h>
+
+#define LM_FOUR(X) X(0) X(1) X(2) X(3)
+#define LM_DW_WEIGHT(q)                                                         \
+    const __m512i w0##q = _mm512_loadu_si512((const void *)(w + q * 64));       \
+    const __m512i w1##q = _mm512_loadu_si512((const void *)(w + 256 + q * 64)); \
+    const __m512i w2##q = _mm512_loadu_si512((const void *)(w + 512 + q * 64));
+#define LM_DW_BIAS(q) _mm512_loadu_si512((const void *)(bias + q * 16))
+/* Four vectors of (row 0, row 1, row 2, row 2) of column i. */
+#define LM_DW_COLUMN(i)                                                                     \
+    const __m512i r0 = _mm512_loadu_si512((const void *)(x0 + (size_t)(i) * step0));        \
+    const __m512i r1 = _mm512_loadu_si512((const void *)(x1 + (size_t)(i) * step));         \
+    const __m512i r2 = _mm512_loadu_si512((const void *)(x2 + (size_t)(i) * step2));        \
+    const __m512i upper_low = _mm512_unpacklo_epi8(r0, r1), upper_high = _mm512_unpackhi_epi8(r0, r1); \
+    const __m512i lower_low = _mm512_unpacklo_epi8(r2, r2), lower_high = _mm512_unpackhi_epi8(r2, r2); \
+    const __m512i d0 = _mm512_unpacklo_epi16(upper_low, lower_low), d1 = _mm512_unpackhi_epi16(upper_low, lower_low); \
+    const __m512i d2 = _mm512_unpacklo_epi16(upper_high, lower_high), d3 = _mm512_unpackhi_epi16(upper_high, lower_high);
+#define LM_DW_EDGE(q) __m512i middle##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), pad, w0##q);
+#define LM_DW_DECLARE(q) __m512i left##q, right##q = LM_DW_BIAS(q);
+#define LM_DW_FIRST(q) middle##q = _mm512_dpbusd_epi32(middle##q, d##q, w1##q); right##q = _mm512_dpbusd_epi32(right##q, d##q, w0##q);
+#define LM_DW_NEXT(q)                                               \
+    left##q = _mm512_dpbusd_epi32(middle##q, d##q, w2##q);          \
+    middle##q = _mm512_dpbusd_epi32(right##q, d##q, w1##q);         \
+    right##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), d##q, w0##q);
+#define LM_DW_LAST(q) left##q = _mm512_dpbusd_epi32(middle##q, pad, w2##q);
+#define LM_DW_EVEN(q) left##q = _mm512_dpbusd_epi32(middle##q, d##q, w1##q);
+#define LM_DW_ODD(q) left##q = _mm512_dpbusd_epi32(left##q, d##q, w2##q); middle##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), d##q, w0##q);
+#define LM_DW_OUTSIDE(q) left##q = _mm512_dpbusd_epi32(left##q, pad, w2##q);
+#define LM_DW_SCALED(q) _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(left##q), _mm512_loadu_ps(scale + q * 16)))
+/* Packing undoes the interleaving: 64 codes in channel order. */
+#define LM_DW_PUT(at)                                                                                              \
+    {                                                                                                              \
+        const __m512i a01 = _mm512_packs_epi32(LM_DW_SCALED(0), LM_DW_SCALED(1));                                  \
+        const __m512i a23 = _mm512_packs_epi32(LM_DW_SCALED(2), LM_DW_SCALED(3));                                  \
+        const __m512i codes = _mm512_max_epi8(_mm512_packs_epi16(a01, a23), low);                                  \
+        _mm512_storeu_si512((void *)(y + (size_t)(at) * y_step), _mm512_xor_si512(codes, pad));                    \
+    }
+
+static LM_TARGET_AVX512VNNI void lm_qdw_avx512vnni(const lm_qdw_args *a)
+{
+    static const uint8_t LM_ALIGNED outside[64] = {
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+    };
+    const size_t step = a->x_step, y_step = a->y_step;
+    const size_t step0 = a->x[0] != NULL ? step : 0, step2 = a->x[2] != NULL ? step : 0;
+    const __m512i pad = _mm512_set1_epi8(-128), low = _mm512_set1_epi8((char)a->low);
+    for (int block = 0; block < a->blocks; block++) {
+        const size_t lane = (size_t)block * 64;
+        const uint8_t *x0 = a->x[0] != NULL ? a->x[0] + lane : outside;
+        const uint8_t *x1 = a->x[1] + lane;
+        const uint8_t *x2 = a->x[2] != NULL ? a->x[2] + lane : outside;
+        const int8_t *w = a->w + (size_t)block * 768;
+        const int32_t *bias = a->bias + lane;
+        const float *scale = a->scale + lane;
+        uint8_t *y = a->y + lane;
+        LM_FOUR(LM_DW_WEIGHT)
+        LM_FOUR(LM_DW_EDGE)
+        LM_FOUR(LM_DW_DECLARE)
+        if (a->stride == 1) {
+            {
+                LM_DW_COLUMN(0)
+                LM_FOUR(LM_DW_FIRST)
+            }
+            for (int i = 1; i < a->in_width; i++) {
+                LM_DW_COLUMN(i)
+                LM_FOUR(LM_DW_NEXT)
+                LM_DW_PUT(i - 1)
+            }
+            LM_FOUR(LM_DW_LAST)
+            LM_DW_PUT(a->in_width - 1)
+        } else {
+            for (int i = 0; i < a->out_width; i++) {
+                {
+                    LM_DW_COLUMN(2 * i)
+                    LM_FOUR(LM_DW_EVEN)
+                }
+                if (2 * i + 1 < a->in_width) {
+                    LM_DW_COLUMN(2 * i + 1)
+                    LM_FOUR(LM_DW_ODD)
+                } else {
+                    LM_FOUR(LM_DW_OUTSIDE)
+                }
+                LM_DW_PUT(i)
+            }
+        }
+    }
+}
