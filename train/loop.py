@@ -59,7 +59,7 @@ def train(
     with join(recipe.run.device) as team, listening() as wish, explained(run):
         machine = prepare(recipe.run, team.local_rank)
         opened = open_all(recipe)
-        if not resume:
+        if team.leads and not resume:
             run.refuse_if_used(force)
         watch = watch if watch is not None and team.leads else Unwatched()
         training = Training(recipe, run, opened, machine, team, wish, watch)
