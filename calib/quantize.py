@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,11 +23,12 @@ from calib.noise import Noise, NoiseModel
 from calib.observe import Observation, observe, observe_peaks
 from calib.plan import Plan, check_input, plain_weight_scales, predict_float, predict_plan, snap_biases
 from calib.ranges import METHODS, group_scales, search_scales
+from calib.result import Candidate, Int8Result, Labelled, LayerError, gate
 from calib.rounding import Rounding, learn_rounding
 from calib.select import refuse_no_faces
 from calib.sensitivity import Sensitivity, measure
 from calib.sites import find_sites
-from runtime.errors import CheckFailedError, UsageError
+from runtime.errors import UsageError
 from runtime.spec import ModelSpec
 
 Mode = Literal["fast", "best"]
@@ -37,6 +38,8 @@ HELD_BACK = 0.15
 """Share of the faces that no step learns from; candidates are compared on them."""
 SHIFT_LIMIT = 0.015
 """Largest mean landmark shift without labels, as a fraction of the normalising distance."""
+MAX_DROP = 0.01
+"""Largest relative loss of NME with labels."""
 
 
 @dataclass(frozen=True)
@@ -88,68 +91,6 @@ class Faces(Protocol):
     def images(self) -> NDArray[np.uint8]: ...
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Measures the true error: a function from a predictor to NME overall and per subset, as fractions."""
-
-    nme: Callable[[Callable[[NDArray[np.float32]], NDArray[Any]]], Mapping[str, float]]
-    name: str = "labelled faces"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One thing that was tried."""
-
-    name: str
-    shift: float
-    """Mean landmark shift on the held-back faces, as a fraction of the normalising distance."""
-    worst: float
-    """The same for the face at the 95th percentile."""
-    seconds: float
-    kept: bool
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """Where the error comes from."""
-
-    name: str
-    operator: str
-    share: float
-    """Of the predicted landmark noise, this layer's weight and input together."""
-    relative: float
-    """Root mean square error of the output over that of the float output, on held-back faces."""
-
-
-@dataclass(frozen=True, eq=False)
-class Int8Result:
-    """The plan to write, and everything a person or a manifest wants to know about it."""
-
-    plan: Plan
-    settings: dict[str, Any]
-    candidates: tuple[Candidate, ...]
-    layers: tuple[LayerError, ...]
-    float_layers: tuple[str, ...]
-    shift: float
-    limit: float
-    nme: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Per subset: float and int8 NME, where labels were given."""
-
-    @property
-    def winner(self) -> Candidate:
-        """The candidate that became the plan."""
-        return [c for c in self.candidates if c.kept][-1]
-
-    def why(self) -> str:
-        """One sentence on the choice."""
-        first = self.candidates[0]
-        return (
-            f"{self.winner.name} moves the landmarks of held-back faces by {100 * self.shift:.3f} % "
-            f"({first.name}: {100 * first.shift:.3f} %), the least of {len(self.candidates)} candidates"
-        )
-
-
 Progress = Callable[[float, str], object]
 """(share of the whole that is done, what is being done)."""
 
@@ -177,7 +118,7 @@ def quantize(
     mode: Mode = "fast",
     algorithms: Mapping[str, Any] | None = None,
     labelled: Labelled | None = None,
-    max_drop: float = 0.01,
+    max_drop: float = MAX_DROP,
     shift_limit: float = SHIFT_LIMIT,
     seed: int = 0,
     progress: Progress | None = None,
@@ -376,11 +317,14 @@ class _Session:
     def _distill(self, even: Graph) -> None:
         assert self.best is not None  # noqa: S101
         settings = self.settings
-        done = [0]
+        losses: list[float] = []
+        began = time.monotonic()
 
         def step(loss: float) -> None:
-            done[0] += 1
-            self.say(0.35 + 0.6 * done[0] / settings.distill_steps, f"fine-tuning, shift {100 * loss:.2f} %")
+            losses.append(loss)
+            left = (time.monotonic() - began) / len(losses) * (settings.distill_steps - len(losses))
+            text = f"fine-tuning, shift {100 * float(np.mean(losses[-10:])):.2f} %, about {left:.0f} s left"
+            self.say(0.35 + 0.6 * len(losses) / settings.distill_steps, text)
 
         tuning = Distillation(settings.distill_steps, rate=settings.distill_rate, scale_rate=settings.scale_rate)
         tuned = distill(self.best, even, self.learned, self.spec, tuning, self.seed + 3, step)
@@ -431,29 +375,6 @@ def _labelled_error(graph: Graph, plan: Plan, labelled: Labelled) -> dict[str, t
 
     exact, rough = labelled.nme(float_predictor(graph)), labelled.nme(plan_predictor(plan))
     return {name: (float(exact[name]), float(rough[name])) for name in exact}
-
-
-def gate(result: Int8Result, labelled: Labelled | None, max_drop: float) -> None:
-    """Refuse a result that lost too much, with the layers to blame and what to try."""
-    blame = sorted(result.layers, key=lambda layer: -layer.share)[:3]
-    names = ", ".join(f"{layer.name} ({100 * layer.share:.0f} %)" for layer in blame)
-    advice = (
-        f"most of the error comes from {names}; try --int8 best, more and more varied calibration faces, "
-        "or a higher limit"
-    )
-    if labelled is not None:
-        exact, rough = result.nme["all"]
-        drop = rough / exact - 1 if exact > 0 else 0.0
-        if drop > max_drop:
-            raise CheckFailedError(
-                f"int8 NME {100 * rough:.3f} % on {labelled.name} against {100 * exact:.3f} % in float32: "
-                f"+{100 * drop:.2f} %, the limit is {100 * max_drop:g} %; {advice}"
-            )
-    elif result.shift > result.limit:
-        raise CheckFailedError(
-            f"int8 moves the landmarks by {100 * result.shift:.2f} % of the normalising distance, "
-            f"the limit is {100 * result.limit:g} %; {advice}"
-        )
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
