@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from calib.plan import Plan
 from runtime.errors import CheckFailedError
-from runtime.spec import ModelSpec
-from train.evaluate import Crops, evaluate
 
 
 @dataclass(frozen=True)
@@ -21,15 +19,6 @@ class Labelled:
 
     nme: Callable[[Callable[[NDArray[np.float32]], NDArray[Any]]], Mapping[str, float]]
     name: str = "labelled faces"
-
-
-def labelled_faces(crops: Crops, spec: ModelSpec, name: str = "labelled faces") -> Labelled:
-    """A measure of the true error from labelled crops."""
-
-    def nme(predict: Callable[[NDArray[np.float32]], NDArray[Any]]) -> dict[str, float]:
-        return {subset: scores.nme for subset, scores in evaluate(predict, crops, spec).scores.items()}
-
-    return Labelled(nme, name)
 
 
 @dataclass(frozen=True)
