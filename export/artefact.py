@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -106,8 +107,9 @@ class TorchArtefact:
     own_spec = True
 
     def __init__(self, path: Path) -> None:
-        self.path, self.sha256 = str(path), sha256_file(path)
-        self.model, checkpoint = load_model(path)
+        self.path = str(path)
+        self.model, checkpoint = load_model(path)  # refuses a huge file, so it comes before hashing one
+        self.sha256 = sha256_file(path)
         self.kind: str = checkpoint.kind
         self.spec: ModelSpec | None = checkpoint.spec
         self._blocks = dict(weighted_blocks(self.model))
@@ -171,6 +173,9 @@ class OnnxArtefact:
         wanted = (3, spec.input_size, spec.input_size)
         if any(isinstance(n, int) and n != w for n, w in zip(shape[1:], wanted, strict=True)):
             raise InputError(f"{self.path}: takes {list(shape)}, its spec says (B, {', '.join(map(str, wanted))})")
+        sizes = [d.dim_value for d in self._model.graph.output[0].type.tensor_type.shape.dim[1:]]
+        if sizes and all(sizes) and math.prod(sizes) != 2 * spec.points:
+            raise InputError(f"{self.path}: puts out {math.prod(sizes)} values, its spec says {spec.points} points")
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[Any]:
         output = _run_padded(self._session, batch)

@@ -188,7 +188,10 @@ def decide_spec(
     given = [name for name in _INPUT_FLAGS if getattr(flags, name) is not None]
     known = RECOGNISED.get(sha256)
     if flags.preset is not None:
-        return _checked(_preset_spec(flags.preset, identity), identity, flags, where), ()
+        spec = _preset_spec(flags.preset, identity)
+        if embedded is not None and embedded != spec:
+            raise UsageError(f"{where}: --spec {flags.preset} contradicts the spec in the file's metadata; drop --spec")
+        return _checked(spec, identity, flags, where), ()
     if embedded is not None:
         return _checked(embedded, identity, flags, where), ("spec read from the file's metadata",)
     if known is not None and len(given) < len(_INPUT_FLAGS):

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from export.artefact import Artefact, open_artefacts, require_spec
 from runtime.errors import InputError, UsageError
+from runtime.spec import ModelSpec
 from train.data.sample import FaceSource
-from train.evaluate import BATCH, Crops, Evaluation, crop_faces, evaluate
+from train.evaluate import BATCH, Crops, Evaluation, crop_faces, evaluate, point_map
 
 Tick = Callable[[str, int], object]
 """What is being done, and how many faces of it are finished."""
@@ -62,6 +63,8 @@ def score_artefacts(
     artefacts = open_artefacts(paths, spec)
     specs = [require_spec(artefact) for artefact in artefacts]
     cut: dict[tuple[object, ...], Crops] = {}
+    for artefact, one in zip(artefacts, specs, strict=True):
+        _check_points(artefact, one, source)
     rows = []
     faces: tuple[str, ...] = ()
     attributes: NDArray[np.bool_] | None = None
@@ -76,11 +79,19 @@ def score_artefacts(
         def tick(done: int, name: str = Path(artefact.path).name) -> object:
             return progress(name, done) if progress else None
 
-        result = evaluate(artefact.predict, crops, one, normaliser, batch_size, tick)
+        with np.errstate(invalid="ignore"):  # what is not finite is an error two lines below
+            result = evaluate(artefact.predict, crops, one, normaliser, batch_size, tick)
         if not np.isfinite(result.errors).all():
             raise InputError(f"{artefact.path}: gives NaN or infinity on {faces[int(np.argmax(result.errors))]}")
         rows.append(ArtefactScore(artefact, result))
     return Scoreboard(source.name, faces, attributes, tuple(rows))
+
+
+def _check_points(artefact: Artefact, spec: ModelSpec, source: FaceSource) -> None:
+    try:
+        point_map(spec.point_layout, source.layout)
+    except UsageError as error:
+        raise UsageError(f"{artefact.path}: {error}") from error
 
 
 def _quoted(text: str) -> str:

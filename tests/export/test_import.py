@@ -377,6 +377,7 @@ def test_a_spec_inside_the_file_is_used(tmp_path: Path, graph: Callable[..., Mod
     write_onnx(tmp_path / "m.onnx", model)
     assert run_import(tmp_path / "m.onnx", tmp_path / "m.ckpt", SpecFlags()).spec == spec
     refused(tmp_path, tmp_path / "m.onnx", SpecFlags(channels="bgr"), "--channels bgr contradicts", UsageError)
+    refused(tmp_path, tmp_path / "m.onnx", preset("pfld"), "--spec upstream-pfld contradicts the spec in", UsageError)
 
 
 def test_without_a_spec_it_says_what_is_missing(tmp_path: Path, graph: Callable[..., ModelProto]) -> None:
