@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import tempfile
@@ -64,6 +65,12 @@ class BundleWriter:
         if written.strays():
             raise InputError(f"bundle: unlisted files {written.strays()} were left in it")
         return written.manifest
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON will give them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=float, allow_nan=False))
+    return plain
 
 
 def own_version() -> str:

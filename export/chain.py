@@ -15,9 +15,11 @@ from torch import nn
 from export.fp16 import half_outputs
 from export.links import (
     MIN_PROBES,
+    MOST_INT8_SHIFT,
     REPEAT_SHIFT_LIMIT,
     fuse_checks,
     half_checks,
+    int8_checks,
     onnx_checks,
     repeat_check,
     simplify_check,
@@ -85,6 +87,8 @@ class Report:
             self.say(
                 link, check.name, False, f"recorded against {recorded[0].limit:g} ({recorded[0].metric}), not {wanted}"
             )
+        elif recorded[0].data != self.manifest.artefact("probe").sha256:
+            self.say(link, check.name, False, "was measured on other probes than the bundle's")
         elif check.value > SLACK * recorded[0].value + _SMALL.get(check.metric.split()[0], 0.0):
             self.say(link, check.name, False, f"recorded as {recorded[0].value:g}, measured {check.value:g}")
 
@@ -154,16 +158,13 @@ def _parents(bundle: Bundle, report: Report) -> None:
 
 
 def _recorded(bundle: Bundle, report: Report) -> None:
-    """The numbers written at export: within their limits, and measured on this bundle's own probes."""
-    probe = bundle.manifest.artefact("probe").sha256 if bundle.manifest.has("probe") else None
+    """The numbers written at export are within the limits written beside them."""
     for artefact in bundle.manifest.artefacts:
         for check in artefact.checks:
             if not check.passed:
                 report.say(
                     artefact.name, check.name, False, f"recorded as {check.value:g}, above its limit {check.limit:g}"
                 )
-            if check.data is not None and check.data != probe:
-                report.say(artefact.name, check.name, False, "was measured on other probes than the bundle's")
 
 
 class _Proof:
@@ -246,7 +247,17 @@ class _Proof:
         self.report.check("fp16", Check("repeat-fp16", metric, shift.mean_percent, REPEAT_SHIFT_LIMIT))
 
     def int8(self) -> None:
-        raise InputError("model.int8.onnx: this version cannot prove it")
+        quantised, faces = self._graph("int8"), self._faces()
+        if self.full is None:
+            raise InputError("model.int8.onnx: its parent model.onnx could not be read")
+        limit = self.bundle.manifest.artefact("int8").settings.get("shift limit on the probes, %")
+        if not isinstance(limit, float) or not 0 < limit <= MOST_INT8_SHIFT:
+            raise InputError(
+                f"{MANIFEST}: int8 records the shift limit {limit!r}, expected at most {MOST_INT8_SHIFT:g} %"
+            )
+        checks, outputs = int8_checks(self.full, quantised, self.spec, faces, limit)
+        self._take("int8", checks)
+        self.report.check("int8", repeat_check("int8", outputs, self._stored("int8"), 0.0))
 
     def _take(self, link: str, checks: Iterable[Check]) -> None:
         for check in checks:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import nn
 
+from export.contract import check_contract, refusals
 from export.fp16 import half_outputs, half_weights_differ
 from export.fuse import fuse
 from export.onnx_file import to_bytes
+from export.oracle import Oracle
 from export.shift import landmark_shift
 from export.tidy import tidy
 from export.ulp import limit_from, ulps_apart
@@ -26,6 +28,10 @@ BATCHES = (1, 4, 7)
 MIN_PROBES = sum(BATCHES)
 FUSED_WEIGHT_LIMIT = 2.0
 HALF_SHIFT_LIMIT = 0.05
+MOST_INT8_SHIFT = 10.0
+"""No int8 model that moves landmarks by more is worth a proof, whatever limit was asked for."""
+ENGINE_SHIFT_LIMIT = 0.5
+"""A float engine may round a tie the other way; one int8 step here and there moves the landmarks by about this."""
 REPEAT_SHIFT_LIMIT = 0.02
 """Two CPUs may round a half-precision sum differently; a changed file moves the landmarks by more."""
 
@@ -142,6 +148,27 @@ def half_checks(
         ),
         Check("shift-pixels", "mean landmark shift against float32, crop pixels", shift.mean_pixels, limit_pixels),
     ]
+
+
+def int8_checks(
+    full: ModelProto, quantised: ModelProto, spec: ModelSpec, probes: NDArray[np.float32], limit: float
+) -> tuple[list[Check], NDArray[np.float32]]:
+    """float32 against exact integers, exact integers against ONNX Runtime, and what TensorRT refuses."""
+    exact = np.asarray(Oracle(quantised, "model.int8.onnx").run(probes).output)
+    shift = landmark_shift(exact, OrtModel(to_bytes(full))(probes), spec)
+    engine = landmark_shift(OrtModel(to_bytes(quantised), optimise=False)(probes), exact, spec)
+    refused = float(len(refusals(check_contract(quantised))))
+    checks = [
+        Check("contract", "reasons for TensorRT to refuse the graph", refused, 0),
+        Check("shift", f"mean landmark shift against float32, % of {shift.normaliser}", shift.mean_percent, limit),
+        Check(
+            "engine",
+            f"mean landmark shift between ONNX Runtime and exact integers, % of {engine.normaliser}",
+            engine.mean_percent,
+            ENGINE_SHIFT_LIMIT,
+        ),
+    ]
+    return checks, exact
 
 
 def repeat_check(name: str, found: NDArray[np.float32], stored: NDArray[np.float32], limit: float) -> Check:

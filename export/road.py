@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
+from calib.quantize import Mode
+from calib.select import DEFAULT_COUNT
 from export.bundle import BundleWriter, new_bundle, refuse_target
 from export.fp16 import audit, half_outputs, to_half
 from export.fuse import fuse
@@ -28,16 +29,18 @@ from export.onnx_export import DEFAULT_OPSET, Exporter, check_export_options, ex
 from export.onnx_file import to_bytes
 from export.probes import DEFAULT_SOURCE, open_probes
 from export.ranges import Range, measure_ranges
+from export.road_int8 import Int8Request, add_int8, public_name, refuse_request
 from export.simplify import simplify
 from export.tidy import refuse_host_traces
 from runtime.backends.ort import OrtModel
 from runtime.bundle import Manifest, Source, arrays_to_bytes
 from runtime.errors import InputError, UsageError
-from runtime.files import read_bytes, sha256_bytes, sha256_file
+from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
 from runtime.geometry import crop_region, network_input, warp
 from runtime.spec import ModelSpec
 from train.archive import MAX_FILE_BYTES
 from train.checkpoint import Checkpoint, load_checkpoint, model_of, save_checkpoint
+from train.data.open import splits_in
 from train.evaluate import face_box
 
 AUDIT_FACES = 64
@@ -55,6 +58,13 @@ class Options:
     """Source of the faces that travel in the bundle."""
     audit: str | None = None
     """Source of the faces that ranges are measured on; the probes' source when None."""
+    int8: Mode | None = None
+    calib_count: int = DEFAULT_COUNT
+    max_drop: float = 0.01
+    """Limit of the NME increase on `labelled`, as a fraction."""
+    labelled: str | None = None
+    """Labelled faces for the int8 gate; without them the landmark shift on held-back faces is limited."""
+    seed: int = 0
     force: bool = False
 
 
@@ -63,10 +73,14 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
     source_path, place = Path(checkpoint), Path(target)
     check_export_options(options.opset, options.exporter)
     refuse_target(place, options.force)
+    if options.int8 is not None:
+        refuse_request(int8_request(options))
+    _refuse_onnx(source_path)
     loaded = load_checkpoint(source_path)
     model_of(loaded, str(source_path))
     source = Source(sha256_file(source_path), loaded.kind, loaded.parent)
     faces = crop_uint8(options.probes, loaded.spec)
+    audited = faces if options.audit is None else crop_uint8(options.audit, loaded.spec, AUDIT_FACES)
     if len(faces) < MIN_PROBES:
         raise UsageError(f"{options.probes}: {len(faces)} faces, the proofs need at least {MIN_PROBES}")
     with new_bundle(place, options.force) as writer:
@@ -79,22 +93,42 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         arrays: dict[str, NDArray[np.generic]] = {"crops": faces, "fp32": OrtModel(to_bytes(graph))(probes)}
         if options.fp16:
             say("float16")
-            audit_faces = faces if options.audit is None else crop_uint8(options.audit, spec, AUDIT_FACES)
-            half = _add_half(writer, graph, spec, probes, audit_faces, options.audit or options.probes)
+            half = _add_half(writer, graph, spec, probes, audited, options.audit or options.probes)
             arrays["fp16"] = half_outputs(half, probes)
+        if options.int8 is not None:
+            say(f"int8, {options.int8}")
+            arrays["int8"] = add_int8(writer, graph, spec, probes, int8_request(options), say)
         say("manifest")
         probe = writer.add(
-            "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": _public(options.probes)}
+            "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": public_name(options.probes)}
         )
-        for name in ("fused", "fp32", "fp16"):
+        for name in ("fused", "fp32", "fp16", "int8"):
             if name in arrays or name == "fused":
                 writer.measured_on(name, probe)
         return writer.finish(spec, source)
 
 
+def _refuse_onnx(path: Path) -> None:
+    with require_file(path).open("rb") as stream:
+        head = stream.read(2)
+    if path.suffix.lower() == ".onnx" or head[:1] == b"\x08":
+        raise InputError(
+            f"{path}: an ONNX model, not a checkpoint; bring it in with 'toolkit import {path.name}' first"
+        )
+
+
+def int8_request(options: Options) -> Int8Request:
+    """The part of the options that calibration needs."""
+    if options.int8 is None or options.audit is None:
+        raise UsageError("int8 needs faces to calibrate on: give --calib")
+    return Int8Request(
+        options.int8, options.audit, options.calib_count, options.max_drop, options.labelled, options.seed
+    )
+
+
 def crop_uint8(text: str, spec: ModelSpec, count: int | None = None) -> NDArray[np.uint8]:
     """Faces of a source, evenly spread, as the runtime crops them."""
-    faces = open_probes(text, count)
+    faces = open_probes(text, count, "train" if splits_in(text) else None)
     size = spec.input_size
     crops = np.empty((len(faces), size, size, 3), dtype=np.uint8)
     for row, index in enumerate(faces.indices):
@@ -144,7 +178,7 @@ def _add_onnx(
     raw = export_graph(model, spec, opset=options.opset, exporter=options.exporter)
     simplified = simplify(raw, spec, probes, limit)
     data = to_bytes(simplified.model)
-    refuse_host_traces(data, "model.onnx", host_texts())
+    refuse_host_traces(data, "model.onnx")
     checks = [
         *onnx_checks(model, simplified.model, spec, probes, exact, limit),
         simplify_check(simplified.ulps, limit),
@@ -161,11 +195,6 @@ def _add_onnx(
     return simplified.model
 
 
-def host_texts() -> tuple[str, ...]:
-    """Texts that would tell where a file was made."""
-    return (str(Path.cwd()), str(Path.home()), str(Path(torch.__file__).parents[1]))
-
-
 def _add_half(
     writer: BundleWriter,
     graph: ModelProto,
@@ -178,14 +207,14 @@ def _add_half(
     kept = audit(graph, ranges)
     half = to_half(graph, spec, [k.node for k in kept])
     data = to_bytes(half)
-    refuse_host_traces(data, "model.fp16.onnx", host_texts())
+    refuse_host_traces(data, "model.fp16.onnx")
     checks = half_checks(graph, half, [k.node for k in kept], spec, probes)
     require_passed(checks, "float16")
     settings = {
         "kept in float32": {k.node: k.reason for k in kept},
         "audit": {
             "faces": len(faces),
-            "source": _public(name),
+            "source": public_name(name),
             "sha256": sha256_bytes(faces.tobytes()),
             **_extremes(ranges),
         },
@@ -201,8 +230,3 @@ def _extremes(ranges: dict[str, Range]) -> dict[str, object]:
         "largest": {"tensor": largest.name, "magnitude": largest.largest},
         "smallest": {"tensor": smallest.name, "rms": smallest.rms, "least magnitude": smallest.smallest},
     }
-
-
-def _public(source: str) -> str:
-    """A source's name without where it lies on this machine."""
-    return source if source.startswith("synth:") else Path(source).name

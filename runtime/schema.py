@@ -58,7 +58,8 @@ def _problem(value: Any, rule: dict[str, Any], root: dict[str, Any], place: str)
     kind = rule.get("type")
     if kind is not None and not _is(value, kind):
         return f"{here}: expected {kind}, found {_short(value)}"
-    if "pattern" in rule and not re.search(rule["pattern"], value):
+    # Python's $ also matches before a final line end, JSON Schema's does not.
+    if "pattern" in rule and not re.search(rule["pattern"].replace("$", r"\Z"), value):
         return f"{here}: {_short(value)} does not match {rule['pattern']}"
     if "minimum" in rule and value < rule["minimum"]:
         return f"{here}: {value} is below {rule['minimum']}"

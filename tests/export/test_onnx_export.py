@@ -80,10 +80,9 @@ def test_dynamo_writes_opset_17(make_onnx: Callable[..., ModelProto]) -> None:
 def test_nothing_about_the_machine(make_onnx: Callable[..., ModelProto]) -> None:
     for exporter in ("torchscript", "dynamo"):
         data = to_bytes(make_onnx(18, exporter))
-        refuse_host_traces(data, "model", (str(ROOT), str(Path.home()), str(Path(torch.__file__).parent), "nets.py"))
-        assert b"/" not in data.replace(b"N/A", b"") or not any(
-            part in data for part in (b"site-packages", b"/usr/", b"stack_trace", b".py")
-        )
+        refuse_host_traces(data, "model")
+        places = (ROOT, Path.home(), Path(torch.__file__).parent)
+        assert not any(text in data for text in [b"stack_trace", b"nets.py", *(str(p).encode() for p in places)])
 
 
 def test_the_raw_export_does_tell(model: nn.Module, spec: ModelSpec) -> None:

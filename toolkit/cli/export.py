@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.errors import UsageError
 from toolkit.cli import console
 
 if TYPE_CHECKING:
@@ -22,14 +23,35 @@ class Exporter(str, Enum):
     torchscript = "torchscript"
 
 
+class Int8(str, Enum):
+    """How long int8 may take."""
+
+    fast = "fast"
+    best = "best"
+
+
 def run(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, multi-branch or fused; see toolkit import.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's directory; must not exist yet.")],
     fp16: Annotated[bool, typer.Option("--fp16", help="Also a float16 model, input and output float32.")] = False,
+    int8: Annotated[
+        Int8 | None, typer.Option("--int8", help="Also an int8 model: fast takes about 2 minutes, best about 20.")
+    ] = None,
     calib: Annotated[
         str | None,
-        typer.Option("--calib", help="Faces to measure ranges on: a WFLW root, a list file, or synth:N."),
+        typer.Option("--calib", help="Faces to calibrate on, no labels needed: a WFLW root, a list file, or synth:N."),
     ] = None,
+    calib_count: Annotated[
+        int | None, typer.Option("--calib-count", help="How many of them, chosen by coverage. [default: 512]")
+    ] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option("--eval-data", help="Labelled faces; the int8 model must not lose more than --max-drop."),
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option("--max-drop", help="Largest relative NME increase on --eval-data. [default: 1%]")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the calibration.", min=0, max=2**31)] = 0,
     probes: Annotated[
         str | None,
         typer.Option(
@@ -53,21 +75,64 @@ def run(
 
       toolkit export ghostone.ckpt --fp16 --calib data/WFLW -o bundle
 
+      toolkit export ghostone.ckpt --int8 best --calib data/faces.txt --eval-data data/WFLW --max-drop 1% -o bundle
+
       toolkit export ghostone.ckpt --opset 17 --exporter torchscript -o for_jetpack6
     """
+    drop = _fraction(max_drop)
+    _refuse_contradictions(fp16, int8, calib, calib_count, eval_data, max_drop)
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
 
     options = Options(
-        opset=opset, exporter=exporter.value, fp16=fp16, probes=probes or DEFAULT_SOURCE, audit=calib, force=force
+        opset=opset,
+        exporter=exporter.value,
+        fp16=fp16,
+        probes=probes or DEFAULT_SOURCE,
+        audit=calib,
+        int8=int8.value if int8 else None,
+        calib_count=calib_count or 512,
+        labelled=eval_data,
+        max_drop=drop,
+        seed=seed,
+        force=force,
     )
-    steps = 3 + fp16
-    with console.progress("export", steps) as advance:
+    with console.progress("export", None) as advance:
         manifest = export_bundle(checkpoint, output, options, lambda note: advance(note=note))
     if as_json:
         print(json.dumps(json.loads(manifest.to_bytes()), indent=2))
     else:
         show_links(manifest, f"{output}: every link within its limit")
+
+
+def _fraction(text: str | None) -> float:
+    """`1%` or `0.01`."""
+    if text is None:
+        return 0.01
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--max-drop {text}: expected a share such as 1% or 0.01")
+    return value
+
+
+def _refuse_contradictions(
+    fp16: bool, int8: Int8 | None, calib: str | None, count: int | None, eval_data: str | None, max_drop: str | None
+) -> None:
+    if int8 is not None and calib is None:
+        raise UsageError("--int8 needs faces to calibrate on: give --calib; noise or nothing would ruin the model")
+    if int8 is None:
+        for flag, value in (("--calib-count", count), ("--eval-data", eval_data), ("--max-drop", max_drop)):
+            if value is not None:
+                raise UsageError(f"{flag} is about int8; add --int8 fast or --int8 best")
+        if calib is not None and not fp16:
+            raise UsageError("--calib is for --fp16 and --int8, and neither was asked for")
+    if max_drop is not None and eval_data is None:
+        raise UsageError("--max-drop needs labelled faces: give --eval-data")
+    if count is not None and count < 1:
+        raise UsageError(f"--calib-count {count}: expected a positive number of faces")
 
 
 def show_links(manifest: Manifest, title: str) -> None:
@@ -84,5 +149,22 @@ def show_links(manifest: Manifest, title: str) -> None:
         console.table(title, ["file", "bytes", "sha256", "check", "value", "limit", "metric"], rows, numeric_from=9)
     )
     for artefact in manifest.artefacts:
+        _show_candidates(artefact.settings.get("candidates", []), artefact.settings.get("nme", {}))
         for layer, reason in dict(artefact.settings.get("kept in float32", {})).items():
             console.say(f"{artefact.file}: {layer} stays float32: {reason}")
+
+
+def _show_candidates(candidates: list[dict[str, Any]], nme: dict[str, dict[str, float]]) -> None:
+    """What int8 tried, and what that means on labelled faces."""
+    if candidates:
+        rows = [
+            (c["name"], f"{100 * c['shift']:.3f}", f"{100 * c['worst']:.3f}", "kept" if c["kept"] else "", c["note"])
+            for c in candidates
+        ]
+        console.show(console.table("int8 candidates", ["what", "shift %", "95 % of faces", "", "note"], rows))
+    if nme:
+        rows_nme = [
+            (name, f"{100 * v['float32']:.3f}", f"{100 * v['int8']:.3f}", f"{v['int8'] / v['float32']:.4f}")
+            for name, v in nme.items()
+        ]
+        console.show(console.table("int8 NME", ["subset", "float32 %", "int8 %", "ratio"], rows_nme))
