@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calib.quantize import Int8Result, Labelled, Mode, quantize
+from calib.quantize import Mode, quantize
+from calib.result import Int8Result, Labelled
 from calib.select import CalibrationFaces, select_faces
 from export.bundle import BundleWriter
 from export.int8 import write_int8
