@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders alternate in one process on one pinned core, raw samples are kept, ratios are quoted."""
+"""Interleaved timing: contenders alternate in one process on one core, raw samples are kept, ratios are quoted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 
@@ -65,7 +64,9 @@ def pinned(cores: Sequence[int] | None = None) -> Iterator[None]:
 
 def environment() -> dict[str, object]:
     """What a reader must know before believing a number."""
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
 
 

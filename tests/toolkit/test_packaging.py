@@ -64,13 +64,24 @@ def test_ci_pins_every_direct_dependency() -> None:
 @pytest.mark.slow
 def test_the_wheel_holds_the_five_folders_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "tree")], check=True)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist"), str(tmp_path / "tree")]
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "-o",
+        str(tmp_path / "dist"),
+        str(tmp_path / "tree"),
+    ]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "dist").glob("landmark_toolkit-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"toolkit", "train", "export", "runtime", "calib"}
-    tracked = subprocess.run(["git", "ls-files", *tops], cwd=tmp_path / "tree", capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", *tops], cwd=tmp_path / "tree", capture_output=True, text=True, check=True
+    )
     missing = set(tracked.stdout.split()) - set(names)
     assert not missing, f"tracked files that the wheel lost: {sorted(missing)}"

@@ -1,0 +1,114 @@
+"""The whole road on built-in synthetic faces, in minutes: what `toolkit demo` and `make demo` run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import UsageError
+from runtime.files import write_json
+from runtime.images import write_image
+from runtime.lazy import require
+
+if TYPE_CHECKING:
+    from train.loop import Outcome
+    from train.recipe import Recipe
+    from train.watch import Watch
+
+TRAINING_FACES = "synth:1500"
+TEST_FACES = "synth:300@1"
+SHEET_FACES = 24
+MARK = "demo.json"
+"""Written last; a folder that holds it was made by the demo and may be made anew."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished part of the road."""
+
+    name: str
+    result: str
+    seconds: float
+    files: tuple[Path, ...]
+
+
+def demo_recipe(epochs: int) -> Recipe:
+    """A narrow GhostOne on synthetic faces."""
+    from train.recipe import Recipe
+
+    base = Recipe()
+    return replace(
+        base,
+        model=replace(base.model, architecture="ghostone", width=0.25),
+        data=replace(base.data, train=(TRAINING_FACES,), test=(TEST_FACES,)),
+        schedule=replace(base.schedule, epochs=epochs),
+        average=replace(base.average, decay=0.99),
+    )
+
+
+def claim(out: Path, force: bool) -> None:
+    """Make the folder; an older demo is replaced only when asked, anything else never."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / MARK).is_file():
+            raise UsageError(f"{out} exists and was not made by the demo; name another folder with -o")
+        if not force:
+            raise UsageError(f"{out} holds an earlier demo; --force makes it anew, or name another folder with -o")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MARK, {"finished": False})
+
+
+def run_demo(out: Path, epochs: int, watch: Watch, force: bool = False) -> list[Stage]:
+    """Run every stage in order; the first that fails stops the demo."""
+    for name in ("torch", "cv2", "matplotlib"):
+        require(name, "the demo")
+    claim(out, force)
+    stages: list[Stage] = []
+
+    def stage(name: str, work: Callable[[], tuple[str, tuple[Path, ...]]]) -> None:
+        watch.note(f"== {name}")
+        began = time.monotonic()
+        result, files = work()
+        stages.append(Stage(name, result, time.monotonic() - began, files))
+
+    outcome: list[Outcome] = []
+    stage("synthetic faces", lambda: draw_faces(out))
+    stage("training", lambda: train_model(out, epochs, watch, outcome))
+    stage("test faces", lambda: measured(outcome[0]))
+    write_json(out / MARK, {"finished": True, "stages": {s.name: s.result for s in stages}})
+    return stages
+
+
+def draw_faces(out: Path) -> tuple[str, tuple[Path, ...]]:
+    """A contact sheet of the faces that the model will see."""
+    from train.data.contact import contact_sheet
+    from train.data.open import open_source
+
+    source = open_source(TRAINING_FACES)
+    path = out / "faces.png"
+    write_image(path, contact_sheet(source, count=SHEET_FACES))
+    return f"{len(source)} faces with {source.layout.count} points", (path,)
+
+
+def train_model(out: Path, epochs: int, watch: Watch, outcome: list[Outcome]) -> tuple[str, tuple[Path, ...]]:
+    """A short training, its curves and its best, median and worst faces."""
+    from train.loop import train
+
+    done = train(demo_recipe(epochs), out / "run", watch=watch)
+    if not done.measured:
+        raise UsageError(f"the demo was stopped; to go on with its training: toolkit train --resume -o {out / 'run'}")
+    outcome.append(done)
+    pictures = tuple(done.folder.picture(name) for name in ("curves", "predictions"))
+    return f"validation NME {100 * done.best_nme:.2f} % after epoch {done.best_epoch}", (done.folder.best, *pictures)
+
+
+def measured(outcome: Outcome) -> tuple[str, tuple[Path, ...]]:
+    """What the best weights score on faces that training never saw."""
+    found = outcome.measured[TEST_FACES]
+    scores = found.overall
+    numbers = f"NME {100 * scores.nme:.2f} %, FR@0.1 {100 * scores.failure_rate:.2f} %, AUC@0.1 {scores.auc:.3f}"
+    return f"{numbers} on {scores.count} faces", (outcome.folder.results, outcome.folder.picture("ced"))
