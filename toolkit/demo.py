@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import UsageError
+from runtime.errors import CheckFailedError, UsageError
 from runtime.files import write_json
 from runtime.images import write_image
 from runtime.lazy import require
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from train.recipe import Recipe
     from train.watch import Watch
 
-TRAINING_FACES = "synth:1500"
-TEST_FACES = "synth:300@1"
+TRAINING_FACES = "synth:1000"
+TEST_FACES = "synth:200@1"
+INPUT_SIZE = 64
+"""Small, so that a few epochs fit into minutes."""
 SHEET_FACES = 24
 MARK = "demo.json"
 """Written last; a folder that holds it was made by the demo and may be made anew."""
@@ -37,14 +39,16 @@ class Stage:
 
 
 def demo_recipe(epochs: int) -> Recipe:
-    """A narrow GhostOne on synthetic faces."""
+    """A narrow GhostOne that sees small pictures of synthetic faces."""
     from train.recipe import Recipe
 
     base = Recipe()
     return replace(
         base,
-        model=replace(base.model, architecture="ghostone", width=0.25),
-        data=replace(base.data, train=(TRAINING_FACES,), test=(TEST_FACES,)),
+        model=replace(base.model, architecture="ghostone", width=0.25, input_size=INPUT_SIZE, branches=2),
+        data=replace(base.data, train=(TRAINING_FACES,), test=(TEST_FACES,), batch_size=32),
+        augment=replace(base.augment, preset="light"),
+        optimizer=replace(base.optimizer, lr=4e-3),
         schedule=replace(base.schedule, epochs=epochs),
         average=replace(base.average, decay=0.99),
     )
@@ -64,7 +68,7 @@ def claim(out: Path, force: bool) -> None:
 
 def run_demo(out: Path, epochs: int, watch: Watch, force: bool = False) -> list[Stage]:
     """Run every stage in order; the first that fails stops the demo."""
-    for name in ("torch", "cv2", "matplotlib"):
+    for name in ("torch", "cv2", "matplotlib", "onnx", "onnxruntime"):
         require(name, "the demo")
     claim(out, force)
     stages: list[Stage] = []
@@ -79,6 +83,8 @@ def run_demo(out: Path, epochs: int, watch: Watch, force: bool = False) -> list[
     stage("synthetic faces", lambda: draw_faces(out))
     stage("training", lambda: train_model(out, epochs, watch, outcome))
     stage("test faces", lambda: measured(outcome[0]))
+    stage("fuse and prove", lambda: prove_fused(out, outcome[0]))
+    stage("bundle", lambda: bundle(out, outcome[0], watch))
     write_json(out / MARK, {"finished": True, "stages": {s.name: s.result for s in stages}})
     return stages
 
@@ -112,3 +118,37 @@ def measured(outcome: Outcome) -> tuple[str, tuple[Path, ...]]:
     scores = found.overall
     numbers = f"NME {100 * scores.nme:.2f} %, FR@0.1 {100 * scores.failure_rate:.2f} %, AUC@0.1 {scores.auc:.3f}"
     return f"{numbers} on {scores.count} faces", (outcome.folder.results, outcome.folder.picture("ced"))
+
+
+def prove_fused(out: Path, outcome: Outcome) -> tuple[str, tuple[Path, ...]]:
+    """Fuse the branches and prove, block by block, that nothing changed."""
+    from export.fuse import fusable, fuse
+    from export.probes import open_probes
+    from export.verify_fuse import prove
+    from export.verify_report import draw, to_data
+    from train.checkpoint import load_model
+
+    model, checkpoint = load_model(outcome.folder.best)
+    faces = open_probes(None, None)
+    inputs, _ = faces.crop(checkpoint.spec)
+    proof = prove(model, fuse(model, checkpoint.spec), checkpoint.spec, inputs, name=faces.name)
+    data, picture = out / "proof.json", out / "proof.png"
+    write_json(data, to_data(proof))
+    draw(proof, picture)
+    if not proof.passed or proof.whole is None:
+        raise CheckFailedError(f"the fused network differs: {proof.problems[0].where}; see {data}")
+    blocks = len(fusable(model))
+    return f"{blocks} blocks proven; whole net {proof.whole.exact:.0e} of the output scale in float64", (data, picture)
+
+
+def bundle(out: Path, outcome: Outcome, watch: Watch) -> tuple[str, tuple[Path, ...]]:
+    """ONNX, simplified; every link measured and proven again from the files."""
+    from export.chain import verify_bundle
+    from export.road import Options, export_bundle
+
+    place = out / "bundle"
+    export_bundle(outcome.folder.best, place, Options(), watch.note)
+    report = verify_bundle(place, lambda _: None)
+    if not report.passed:
+        raise CheckFailedError(f"{place}: {report.failures[0].link}: {report.failures[0].detail}")
+    return f"{len(report.results)} checks of its links passed, from the files alone", (place,)

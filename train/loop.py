@@ -22,7 +22,7 @@ from train.faces import Opened, augmentation, model_spec, open_all, prepare_face
 from train.failures import explained, refuse_divergence
 from train.interrupt import Wish, listening
 from train.losses import Extras
-from train.machine import Machine, prepare
+from train.machine import Machine, prepare, without_denormals
 from train.measure import Jury
 from train.metrics import normaliser_for
 from train.objective import make_objective
@@ -56,7 +56,7 @@ def train(
     """Train by a recipe into a folder, or go on with the run that lies there."""
     run = RunDirectory(folder)
     start = load_checkpoint(run.last) if resume else None
-    with join(recipe.run.device) as team, listening() as wish, explained(run):
+    with join(recipe.run.device) as team, listening() as wish, explained(run), without_denormals():
         machine = prepare(recipe.run, team.local_rank)
         opened = open_all(recipe)
         if team.leads and not resume:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -47,13 +48,24 @@ class Machine:
         return f"{self.device} ({name}), {'float32' if self.precision is None else str(self.precision)[6:]}"
 
 
+@contextlib.contextmanager
+def without_denormals() -> Iterator[None]:
+    """Averages and moments decay towards zero; denormal numbers there make a CPU many times slower.
+
+    The switch holds for the whole process, so that whoever trains as a library call gets it back as it was by default.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def prepare(run: RunRecipe, local_rank: int = 0) -> Machine:
     """Choose the device, then set threads, seeds and switches for the whole process."""
     device = _device(run.device, local_rank)
     precision = _precision(run.amp, device)
     torch.set_num_threads(run.threads or default_threads())
-    # Averages and moments decay towards zero; denormal numbers there make a CPU many times slower.
-    torch.set_flush_denormal(True)
     seed_everything(run.seed)
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -37,7 +37,8 @@ def write_report(
     for text, source in tests:
         measured[text] = jury.examine(best.weights, jury.cut(source, watch.working, whole=True))
     title = f"{recipe.model.architecture}, width {recipe.model.width:g}, {recipe.model.input_size} px"
-    draw_curves(run.picture("curves"), progress.rows, title)
+    if progress.rows:  # none when the time limit came before the end of the first epoch
+        draw_curves(run.picture("curves"), progress.rows, title)
     draw_ced(run.picture("ced"), measured, title)
     draw_predictions(run.picture("predictions"), crops, measured[VALIDATION])
     write_json(run.results, _results(run, recipe, measured, progress))

@@ -490,3 +490,15 @@ def test_batch_nme_is_the_mean_of_the_faces_nme() -> None:
         faces = counted if name != "box" else [0, 1, 2, 3, 4]
         wanted = nme_per_face(points[faces], hidden[faces], normaliser).mean()
         assert float(batch_nme(*tensors, normaliser)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_time_limit_before_the_first_epoch_ends_still_reports(tmp_path: Path) -> None:
+    outcome = loop.train(tiny(run={"max_minutes": 1e-9}), tmp_path / "run")
+    assert not outcome.finished and outcome.best_epoch == 1
+    assert outcome.folder.results.is_file() and not outcome.folder.picture("curves").exists()
+
+
+def test_denormal_numbers_are_back_after_training(tmp_path: Path) -> None:
+    loop.train(tiny(schedule={"epochs": 1, "warmup": 0.5}), tmp_path / "run")
+    smallest = torch.finfo(torch.float32).tiny
+    assert float(torch.tensor(smallest) / 2) > 0

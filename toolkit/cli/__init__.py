@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import compare, console, data, eval, export, import_, inspect, train, verify
+from toolkit.cli import compare, console, data, demo, eval, export, import_, inspect, train, verify
 
 app = typer.Typer(
     name="toolkit",
@@ -43,14 +43,15 @@ def _root(
     """Face-landmark models from training to the edge: every artefact traceable, every number proven."""
 
 
+app.command("demo")(demo.run)
 app.add_typer(data.app, name="data")
+app.command("train")(train.run)
 app.command("import")(import_.run)
+app.command("verify")(verify.run)
 app.command("compare")(compare.run)
 app.command("eval")(eval.run)
 app.command("export")(export.run)
 app.command("inspect")(inspect.run)
-app.command("train")(train.run)
-app.command("verify")(verify.run)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

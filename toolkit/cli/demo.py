@@ -9,7 +9,7 @@ import typer
 
 from toolkit.cli import console
 
-EPOCHS = 20
+EPOCHS = 12
 
 
 def run(
