@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Isa:
-    """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffix of their entry points.
+    """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffixes of the entry points.
 
     `zero` is what int8 maps add to every code: 128 where the machine multiplies unsigned by signed bytes.
     """
@@ -19,22 +19,24 @@ class Isa:
     condition: str
     title: str
     kernels: tuple[str, ...]
-    suffix: str
+    suffixes: tuple[str, ...]
     zero: int = 0
 
 
 F32: dict[str, Isa] = {
-    "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), "avx512"),
+    "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), ("avx512",) * 2),
     "avx2": Isa(
-        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), "block"
+        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2
     ),
     "neon": Isa(
-        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), "block"
+        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2
     ),
-    "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), "block"),
-    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), "scalar"),
+    "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2),
+    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2),
 }
 """Float kernels, best first."""
+
+_PLAIN_ROWS = ("qpool-s8-scalar", "qinput-s8-scalar", "product-f32-scalar")
 
 S8: dict[str, Isa] = {
     "avx512": Isa(
@@ -45,12 +47,19 @@ S8: dict[str, Isa] = {
             "qdw3x3-s8-avx512vnni",
             "qpool-s8-avx512vnni",
             "qinput-s8-avx512vnni",
-            "product-f32-avx512",
+            "product-f32-avx512vnni",
         ),
-        "avx512vnni",
+        ("avx512vnni",) * 5,
         128,
     ),
-    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", "qpool-s8-scalar", "qinput-s8-scalar", "product-f32-scalar"), "scalar"),
+    "avx2": Isa("defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 3),
+    "neon": Isa(
+        "defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)",
+        "NEON dot product",
+        ("qgemm-s8-neondot", "qdw3x3-s8-neondot", *_PLAIN_ROWS),
+        ("neondot",) * 2 + ("scalar",) * 3,
+    ),
+    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 5),
 }
 """Int8 kernels, best first."""
 
@@ -78,9 +87,11 @@ def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
         isa = table[name]
         guard = isa.condition if name == "scalar" else f"{isa.condition} && !defined(LM_FORCE_SCALAR)"
         text += f'{word} {guard}\n#define LM_ISA "{isa.title}"\n'
-        text += f"#define LM_TARGET_{isa.suffix.upper() if int8 else name.upper()}\n" if name != "scalar" else ""
+        text += f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
         text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
         text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
-        text += "".join(f"#define lm_{entry} lm_{entry}_{isa.suffix}\n" for entry in entries)
+        text += "".join(
+            f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
+        )
         word = "#elif"
     return text + "#endif\n"

@@ -39,7 +39,7 @@
         _mm512_storeu_si512((void *)(y + (size_t)(at) * y_step), _mm512_xor_si512(codes, pad));                    \
     }
 
-static LM_TARGET_AVX512VNNI void lm_qdw_avx512vnni(const lm_qdw_args *a)
+static LM_TARGET_AVX512 void lm_qdw_avx512vnni(const lm_qdw_args *a)
 {
     static const uint8_t LM_ALIGNED outside[64] = {
         128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,

@@ -50,7 +50,7 @@
 #define LM_FORCE_INLINE static inline
 #endif
 
-LM_FORCE_INLINE LM_TARGET_AVX512VNNI int32_t lm_load_4(const uint8_t *p)
+LM_FORCE_INLINE LM_TARGET_AVX512 int32_t lm_load_4(const uint8_t *p)
 {
     int32_t value;
     memcpy(&value, p, sizeof value);
@@ -69,7 +69,7 @@ typedef struct lm_qput {
     int low;
 } lm_qput;
 
-LM_FORCE_INLINE LM_TARGET_AVX512VNNI __m512 lm_scaled(const lm_qput *put, __m512i sum, int v)
+LM_FORCE_INLINE LM_TARGET_AVX512 __m512 lm_scaled(const lm_qput *put, __m512i sum, int v)
 {
     __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(put->scale + v * 16));
     if (put->add != NULL) {
@@ -84,7 +84,7 @@ LM_FORCE_INLINE LM_TARGET_AVX512VNNI __m512 lm_scaled(const lm_qput *put, __m512
 }
 
 /* One pixel: up to 64 sums become codes (or floats). Codes are stored 64 at a time: what follows in the run is written later. */
-LM_FORCE_INLINE LM_TARGET_AVX512VNNI void lm_put(lm_qput *put, __m512i s0, __m512i s1, __m512i s2, __m512i s3, int n)
+LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, __m512i s0, __m512i s1, __m512i s2, __m512i s3, int n)
 {
     const __m512 f0 = lm_scaled(put, s0, 0), f1 = n > 1 ? lm_scaled(put, s1, 1) : f0;
     const __m512 f2 = n > 2 ? lm_scaled(put, s2, 2) : f0, f3 = n > 3 ? lm_scaled(put, s3, 3) : f0;
@@ -124,7 +124,7 @@ typedef struct lm_qtiles {
 
 /* `count` tiles of M pixels, one behind the other. */
 #define LM_TILE(M, N)                                                                                                  \
-    static LM_TARGET_AVX512VNNI void lm_qtile_##M##_##N(const lm_qgemm_args *a, const lm_qtiles *t)                    \
+    static LM_TARGET_AVX512 void lm_qtile_##M##_##N(const lm_qgemm_args *a, const lm_qtiles *t)                    \
     {                                                                                                                  \
         const size_t x_step = a->x_step;                                                                               \
         const int32_t *bias = a->bias + t->lane;                                                                       \
@@ -164,7 +164,7 @@ LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6,
 
 typedef void (*lm_qtile_fn)(const lm_qgemm_args *a, const lm_qtiles *t);
 
-static LM_TARGET_AVX512VNNI void lm_qgemm_avx512vnni(const lm_qgemm_args *a)
+static LM_TARGET_AVX512 void lm_qgemm_avx512vnni(const lm_qgemm_args *a)
 {
     static const lm_qtile_fn kernels[4][9] = {
         {NULL, lm_qtile_1_1, lm_qtile_2_1, lm_qtile_3_1, lm_qtile_4_1, lm_qtile_5_1, lm_qtile_6_1, lm_qtile_7_1, lm_qtile_8_1},

@@ -2,7 +2,7 @@
 #include "kernel-s8.h"
 #include <immintrin.h>
 
-static LM_TARGET_AVX512VNNI LM_UNUSED void lm_qinput_row_avx512vnni(const uint8_t *x, int width, const int32_t *factor,
+static LM_TARGET_AVX512 LM_UNUSED void lm_qinput_row_avx512vnni(const uint8_t *x, int width, const int32_t *factor,
                                                                     const int32_t *shift, uint8_t *y)
 {
     memset(y, LM_ZERO, 3);

@@ -2,7 +2,7 @@
 #include "kernel-s8.h"
 #include <immintrin.h>
 
-static LM_TARGET_AVX512VNNI LM_UNUSED void lm_qpool_row_avx512vnni(const uint8_t *x, size_t x_step, int pixels, int channels, float *y,
+static LM_TARGET_AVX512 LM_UNUSED void lm_qpool_row_avx512vnni(const uint8_t *x, size_t x_step, int pixels, int channels, float *y,
                                                                    int first, int last, float scale)
 {
     const __m512i zero = _mm512_setzero_si512();

@@ -5,7 +5,7 @@ static void lm_check_rows(const lm_net *net, int index, int from, int to)
     const lm_layer *layer = &lm_layers[index];
     lm_check *check = net->check;
     uint32_t state = check->state[index];
-    if (layer->height == 1 && to > 1) { /* a pool is read when its last row has come */
+    if (lm_pool_rows[index] > 0) { /* a pool is read when its last row has come */
         if (to < lm_pool_rows[index]) {
             return;
         }

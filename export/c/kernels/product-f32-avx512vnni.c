@@ -9,7 +9,7 @@
         s##v = _mm512_add_ps(s##v, product);                            \
     }
 
-static LM_TARGET_AVX512VNNI void lm_ordered_product_avx512vnni(const float *const *x, const int *lengths, int runs, int k_total, const float *w,
+static LM_TARGET_AVX512 void lm_ordered_product_avx512vnni(const float *const *x, const int *lengths, int runs, int k_total, const float *w,
                                                            const float *bias, float *y, int vectors, int relu)
 {
     const __m512 low = _mm512_set1_ps(relu ? 0.0f : -INFINITY);
