@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runtime.images import Image
 from train.data.synth import figure as fig
 from train.data.synth.brush import SHIFT, Colour, Ink, Shadows, disc, fixed, ink, lay, mirrored, mixed, times
+from train.data.synth.dice import Dice
 from train.data.synth.face_paint import CURVES, brows, cloth_mask, eye, mouth, nose
 from train.data.synth.head import ARC, jaw_edge
 from train.data.synth.marks import Features
@@ -111,16 +112,16 @@ def _growth() -> tuple[Float, Float, Image]:
     )
 
 
-def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.Generator) -> tuple[Image, Float]:
+def paint(params: FaceParams, features: Features, cloth: Colour, dice: Dice) -> tuple[Image, Float]:
     """The atlas of one face (BGR) and its shadows (half size, 1 = none)."""
-    detail = _detail(int(rng.integers(_VARIANTS)))
+    detail = _detail(dice.whole(0, _VARIANTS))
     face = cv2.transform(detail, np.diag(np.asarray(params.skin, np.float32) / np.float32(160)))
     pixels = np.asarray(face, np.uint8)
     shadows = Shadows(hollows().shape)
-    _hair_swatch(pixels, detail, params, rng)
+    _hair_swatch(pixels, detail, params, dice)
     _collar(pixels, cloth)
     if params.freckles > 0:
-        _freckles(pixels, params, rng)
+        _freckles(pixels, params, dice)
     _make_up(pixels, params, features)
     if params.beard > 0.06:
         _beard(pixels, params)
@@ -128,16 +129,16 @@ def paint(params: FaceParams, features: Features, cloth: Colour, rng: np.random.
     _hairline(pixels, shadows, params)
     nose(pixels, shadows, params)
     lines = CURVES.draw(features.uv)
-    brows(pixels, params, lines, rng)
+    brows(pixels, params, lines, dice)
     for which in (0, 1):
         eye(pixels, shadows, params, features, lines[f"eye {which}"], which)
     mouth(pixels, shadows, params, features, lines)
     if params.occluder == "mask":
-        cloth_mask(pixels, shadows, rng)
+        cloth_mask(pixels, shadows, dice)
     return pixels, shadows.finish(hollows())
 
 
-def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.random.Generator) -> None:
+def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, dice: Dice) -> None:
     colour = params.hair
     if params.hair_style == "bald":
         pixels[_HAIR_WINDOW] = cv2.flip(pixels[: fig.HAIR_HEIGHT // 2 + 1, 70 : 70 + fig.SIDE_WIDTH + 2], -1).repeat(
@@ -145,13 +146,12 @@ def _hair_swatch(pixels: Image, detail: Image, params: FaceParams, rng: np.rando
         )
         return
     if params.hair_style == "hat":
-        b, g, r = (float(c) for c in rng.uniform(20, 215, 3))
-        colour = (b, g, r)
+        colour = dice.colour(20, 215)
     pixels[_HAIR_WINDOW] = cv2.transform(
         detail[_HAIR_WINDOW], np.diag(np.asarray(colour, np.float32) / np.float32(160))
     )
     if params.hair_style == "hat":
-        band = tuple(float(c) for c in rng.uniform(10, 230, 3))
+        band = dice.colour(10, 230)
         cv2.rectangle(pixels, (fig.SIDE_AT - 1, 98), (fig.SIDE_AT + fig.SIDE_WIDTH, fig.HAIR_HEIGHT + 1), band, -1)
 
 
@@ -173,9 +173,9 @@ def _collar(pixels: Image, cloth: Colour) -> None:
     cv2.fillPoly(pixels, [_COLLAR_INSIDE], cloth, cv2.LINE_8, 4)
 
 
-def _freckles(pixels: Image, params: FaceParams, rng: np.random.Generator) -> None:
+def _freckles(pixels: Image, params: FaceParams, dice: Dice) -> None:
     colour = times(params.skin, 1 - 0.25 * params.freckles)
-    for x, y in ink(rng.normal(0, 1, (50, 2)) * (28, 11) + (0, 26)).tolist():
+    for x, y in ink(dice.rng.standard_normal((50, 2)) * (28, 11) + (0, 26)).tolist():
         cv2.circle(pixels, (x, y), 11, colour, -1, cv2.LINE_AA, SHIFT)
 
 

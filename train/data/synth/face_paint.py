@@ -7,6 +7,7 @@ import numpy as np
 
 from runtime.images import Image
 from train.data.synth.brush import SHIFT, Curves, Ink, Shadows, disc, ink, mirrored, mixed, times
+from train.data.synth.dice import Dice
 from train.data.synth.marks import NOSE_PLACES, Features
 from train.data.synth.params import FaceParams
 
@@ -46,12 +47,15 @@ def nose(pixels: Image, shadows: Shadows, params: FaceParams) -> None:
     shadows.stroke(_WINGS, 0.72)
 
 
-def brows(pixels: Image, params: FaceParams, lines: dict[str, Ink], rng: np.random.Generator) -> None:
+_JITTER = np.random.Generator(np.random.PCG64(5)).integers(-14, 15, (32, 2, 7, 2, 2), np.int32)
+
+
+def brows(pixels: Image, params: FaceParams, lines: dict[str, Ink], dice: Dice) -> None:
     """Two filled outlines with hairs across."""
     dull = 0.46 if sum(params.hair) > 285 else 0.74
     colour = mixed(params.hair, params.skin, dull, 0.16)
     outlines, hairs = [], []
-    jitter = rng.integers(-14, 15, (2, 7, 2, 2), np.int32)
+    jitter = _JITTER[dice.whole(0, len(_JITTER))].copy()
     for which in (0, 1):
         upper, lower = lines[f"brow {which}"], lines[f"under {which}"]
         outlines.append(np.concatenate([upper, lower]))
@@ -149,10 +153,10 @@ _FOLDS = [ink(np.array([[-70.0, v - 6], [0.0, v], [70.0, v - 6]])) for v in (48.
 _MASK_EDGE = mirrored([[u, v - 1.5] for u, v in _MASK_TOP])
 
 
-def cloth_mask(pixels: Image, shadows: Shadows, rng: np.random.Generator) -> None:
+def cloth_mask(pixels: Image, shadows: Shadows, dice: Dice) -> None:
     """A cloth mask over nose, mouth and chin, with its straps."""
-    colour = times((235.0, 225.0, 210.0), float(rng.uniform(0.15, 1.0)))
-    if rng.random() < 0.5:
+    colour = times((235.0, 225.0, 210.0), dice.between(0.15, 1.0))
+    if dice.share() < 0.5:
         colour = (210.0, 180.0, 130.0)
     for half in _MASK:
         cv2.fillPoly(pixels, [half], colour, cv2.LINE_AA, SHIFT)

@@ -153,6 +153,7 @@ def _quads(style: Style) -> Quads:
     nearer = np.zeros(real.shape, np.float32)
     nearer[HAIR.start : HAIR.stop - 1] = 14.0
     nearer[NECK.start : NECK.stop - 1] = -14.0
+    nearer[EARS.start :] = 8.0
     return Quads(real.ravel(), two_sided.ravel(), nearer.ravel(), left.ravel(), right.ravel())
 
 
@@ -225,7 +226,7 @@ def sheet(params: FaceParams, face: Array, turn: Array) -> Array:
     solid[FACE] = face
     _hair(params, solid[HAIR])
     solid[NECK] = neck = _NECK * (1.0 + 0.05 * params.shape[_JAW_WIDTH], 1.0, 1.0)
-    ear = _EAR + np.array([abs(float(face[7, 2, 0])), 0.0, 0.0])
+    ear = _EAR + np.array([abs(float(face[5, 1, 0])), 0.0, 0.0])
     solid[EARS, RIGHT_EAR] = ear
     solid[EARS, LEFT_EAR] = ear * _MIRROR
     turned = rotate(solid, turn)

@@ -9,36 +9,33 @@ from numpy.typing import NDArray
 from runtime.images import Image
 from train.data.synth.brush import disc, fixed, times
 from train.data.synth.camera import perspective, rotate
+from train.data.synth.dice import Dice
 from train.data.synth.marks import Marks
 from train.data.synth.params import FaceParams
 
 Array = NDArray[np.float64]
 
 
-def cover(
-    picture: Image, params: FaceParams, marks: Marks, scale: float, centre: Array, rng: np.random.Generator
-) -> None:
+def cover(picture: Image, params: FaceParams, marks: Marks, scale: float, centre: Array, dice: Dice) -> None:
     """Draw the face's occluder over the photo."""
     points = marks.flat * scale + centre
     if params.occluder in ("glasses", "sunglasses"):
-        _glasses(picture, params, marks, scale, centre, rng)
+        _glasses(picture, params, marks, scale, centre, dice)
     elif params.occluder == "hand":
-        _hand(picture, params, points, rng)
+        _hand(picture, params, points, dice)
     elif params.occluder == "strands":
-        _strands(picture, params, points, rng)
+        _strands(picture, params, points, dice)
     else:
-        _object(picture, points, rng)
+        _object(picture, points, dice)
 
 
 def _blend(picture: Image, layer: Image, alpha: float) -> None:
     picture[:] = cv2.addWeighted(layer, alpha, picture, 1 - alpha, 0.0)
 
 
-def _glasses(
-    picture: Image, params: FaceParams, marks: Marks, scale: float, centre: Array, rng: np.random.Generator
-) -> None:
-    round_lens, tall = rng.uniform(2.0, 4.5), float(rng.uniform(15, 21))
-    wide = float(rng.uniform(22.5, 26.5))
+def _glasses(picture: Image, params: FaceParams, marks: Marks, scale: float, centre: Array, dice: Dice) -> None:
+    round_lens, tall = dice.between(2.0, 4.5), dice.between(15, 21)
+    wide = dice.between(22.5, 26.5)
     t = np.arange(20) * (2 * np.pi / 20)
     c, s = np.cos(t), np.sin(t)
     shape = (np.abs(c) ** round_lens + np.abs(s) ** round_lens) ** (-1 / round_lens)
@@ -46,12 +43,8 @@ def _glasses(
     eyes = solid[60:76].reshape(2, 8, 3).mean(axis=1)
     front = float(solid[51:53, 2].mean()) - 3.0
     dark = params.occluder == "sunglasses"
-    frame = (
-        [float(v) for v in rng.uniform(5, 70, 3)]
-        if rng.random() < 0.75
-        else [float(v) for v in rng.uniform(60, 220, 3)]
-    )
-    thick = max(1, round(scale * float(rng.uniform(1.6, 4.2))))
+    frame = dice.colour(5, 70) if dice.share() < 0.75 else dice.colour(60, 220)
+    thick = max(1, round(scale * dice.between(1.6, 4.2)))
     lenses = []
     for k, eye in enumerate(eyes):
         side = -1.0 if k == 0 else 1.0
@@ -66,12 +59,12 @@ def _glasses(
     def screen(solid: Array) -> NDArray[np.int32]:
         return fixed(perspective(rotate(solid, marks.turn), params.distance) * scale + centre)
 
-    if dark or rng.random() < 0.5:
+    if dark or dice.share() < 0.5:
         layer = picture.copy()
-        tone = [float(v) for v in rng.uniform(5, 45, 3)] if dark else [235.0, 232.0, 225.0]
+        tone = dice.colour(5, 45) if dark else (235.0, 232.0, 225.0)
         for lens in lenses:
             cv2.fillPoly(layer, [screen(lens)], tone, cv2.LINE_AA, 4)
-        _blend(picture, layer, float(rng.uniform(0.78, 0.97)) if dark else 0.12)
+        _blend(picture, layer, dice.between(0.78, 0.97) if dark else 0.12)
         if dark:
             glint = picture.copy()
             for lens in lenses:
@@ -86,14 +79,14 @@ def _glasses(
             cv2.polylines(picture, [screen(arm)], False, frame, max(1, thick - 1), cv2.LINE_AA, 4)
 
 
-def _hand(picture: Image, params: FaceParams, points: Array, rng: np.random.Generator) -> None:
+def _hand(picture: Image, params: FaceParams, points: Array, dice: Dice) -> None:
     """Four fingers and the back of a hand, reaching in from below or from a side."""
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max())
-    tip = low + (high - low) * rng.uniform((0.15, 0.35), (0.85, 0.85))
-    way = float(rng.uniform(-0.9, 0.9)) + (np.pi / 2 if rng.random() < 0.75 else (0.0 if rng.random() < 0.5 else np.pi))
+    tip = low + (high - low) * np.array((dice.between(0.15, 0.85), dice.between(0.35, 0.85)))
+    way = dice.between(-0.9, 0.9) + (np.pi / 2 if dice.share() < 0.75 else (0.0 if dice.share() < 0.5 else np.pi))
     along, across = np.array([np.cos(way), np.sin(way)]), np.array([-np.sin(way), np.cos(way)])
-    finger = extent * float(rng.uniform(0.085, 0.11))
+    finger = extent * dice.between(0.085, 0.11)
     level = min(1.2, (params.ambient + 0.6 * params.lamp))
     skin = times(params.skin, level)
     dark = times(skin, 0.68)
@@ -117,15 +110,15 @@ def _hand(picture: Image, params: FaceParams, points: Array, rng: np.random.Gene
         )
 
 
-def _strands(picture: Image, params: FaceParams, points: Array, rng: np.random.Generator) -> None:
+def _strands(picture: Image, params: FaceParams, points: Array, dice: Dice) -> None:
     """Hair falling over one side of the face."""
     low, high = points.min(axis=0), points.max(axis=0)
     width, height = high - low
-    side = float(rng.choice([-1.0, 1.0]))
-    start_x = (low[0] + high[0]) / 2 + side * width * rng.uniform(0.05, 0.35)
+    side = dice.sign()
+    start_x = (low[0] + high[0]) / 2 + side * width * dice.between(0.05, 0.35)
     level = params.ambient + 0.4 * params.lamp
-    count = int(rng.integers(10, 26))
-    draws = rng.normal(0, 1, (count, 4))
+    count = dice.whole(10, 26)
+    draws = dice.rng.standard_normal((count, 4))
     t = np.linspace(0, 1, 9)
     for row in draws:
         x0 = start_x + row[0] * 0.05 * width
@@ -137,16 +130,16 @@ def _strands(picture: Image, params: FaceParams, points: Array, rng: np.random.G
         cv2.polylines(picture, [fixed(np.stack([x, y], -1))], False, shade, 1 + int(row[2] > 0), cv2.LINE_AA, 4)
 
 
-def _object(picture: Image, points: Array, rng: np.random.Generator) -> None:
+def _object(picture: Image, points: Array, dice: Dice) -> None:
     """A cup, a card, a bar: some flat thing."""
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max())
-    middle = low + (high - low) * rng.uniform(0.0, 1.0, 2)
-    w, h = (float(v) for v in extent * rng.uniform(0.18, 0.5, 2))
-    colour = [float(v) for v in rng.uniform(0, 255, 3)]
-    edge = [0.6 * v for v in colour]
-    turn = float(rng.uniform(-35, 35))
-    if rng.random() < 0.4:
+    middle = low + (high - low) * np.array((dice.share(), dice.share()))
+    w, h = extent * dice.between(0.18, 0.5), extent * dice.between(0.18, 0.5)
+    colour = dice.colour(0, 255)
+    edge = times(colour, 0.6)
+    turn = dice.between(-35, 35)
+    if dice.share() < 0.4:
         box = ((float(middle[0]), float(middle[1])), (w, h), turn)
         cv2.ellipse(picture, box, colour, -1, cv2.LINE_AA)
         cv2.ellipse(picture, box, edge, 1, cv2.LINE_AA)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.synth.dice import Colour, Dice
+
 SHAPE_NAMES = (
     "width",
     "length",
@@ -34,13 +36,7 @@ SHAPE_NAMES = (
 )
 """Coefficients of the shape basis, in the order of `head.BASIS`."""
 
-Colour = tuple[float, float, float]
-HEM_COLUMNS = 23
-
-
-def generator(seed: int, index: int, stream: int) -> np.random.Generator:
-    """The random stream of one face, the same whatever was drawn before it."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, stream))))
+HEM_COLUMNS = 19
 
 
 @dataclass(frozen=True)
@@ -118,26 +114,11 @@ _POSES = ((0.27, 1.31, 0.20, 1.31), (0.14, 0.52, 0.10, 0.52), (0.13, 0.44, 0.12,
 """Yaw, pitch, roll: arguments of `_mixed`."""
 
 
-def _mixed(rng: np.random.Generator, sigma: float, wide: float, share: float, limit: float) -> float:
+def _mixed(dice: Dice, sigma: float, wide: float, share: float, limit: float) -> float:
     """Mostly normal with `sigma`, in `share` of the draws uniform over +-`wide`; never beyond +-`limit`."""
-    if rng.random() < share:
-        return float(rng.uniform(-wide, wide))
-    return _clamp(rng.normal(0.0, sigma), -limit, limit)
-
-
-def _pick(rng: np.random.Generator, choices: dict[str, float]) -> str:
-    """A name, as often as its weight says."""
-    left = rng.random() * sum(choices.values())
-    for name, weight in choices.items():
-        left -= weight
-        if left < 0:
-            return name
-    return name
-
-
-def _blend(low: tuple[float, ...], high: tuple[float, ...], share: float) -> tuple[float, float, float]:
-    b, g, r = (a + (c - a) * share for a, c in zip(low, high, strict=True))
-    return float(b), float(g), float(r)
+    if dice.share() < share:
+        return dice.between(-wide, wide)
+    return _clamp(dice.bell(0.0, sigma), -limit, limit)
 
 
 _SKIN = np.array([(198, 214, 242), (160, 186, 228), (118, 152, 204), (78, 108, 160), (44, 62, 98)], np.float64)
@@ -178,10 +159,10 @@ _IDENTITY = SHAPE_NAMES.index("jaw_open")
 """Coefficients before this one are identity, the others expression."""
 
 
-def _colour(rng: np.random.Generator, table: Sequence[tuple[float, ...]], jitter: float) -> Colour:
+def _colour(dice: Dice, table: Sequence[tuple[float, ...]], jitter: float) -> Colour:
     b, g, r = (
         _clamp(c + n, 4.0, 250.0)
-        for c, n in zip(table[int(rng.integers(len(table)))], rng.normal(0, jitter, 3), strict=True)
+        for c, n in zip(table[dice.whole(0, len(table))], (dice.bell(0.0, jitter) for _ in range(3)), strict=True)
     )
     return b, g, r
 
@@ -198,10 +179,10 @@ class _Expression:
     strong: bool = False
 
 
-def _expression(rng: np.random.Generator) -> _Expression:
-    n = rng.normal(0.0, 1.0, 8).tolist()
+def _expression(dice: Dice) -> _Expression:
+    n = [dice.bell() for _ in range(8)]
     face = _Expression(
-        mouth_open=float(rng.uniform(0, 5)) if rng.random() < 0.35 else 0.0,
+        mouth_open=dice.between(0, 5) if dice.share() < 0.35 else 0.0,
         smile=_clamp(0.15 + 0.3 * n[0], -0.4, 0.7),
         pucker=max(0.0, -0.3 + 0.25 * n[1]),
         smirk=0.12 * n[2],
@@ -209,34 +190,34 @@ def _expression(rng: np.random.Generator) -> _Expression:
         lift=(1.6 * n[3] + 1.2 * n[4], 1.6 * n[3] + 1.2 * n[5]),
         eyes=(_clamp(1.0 + 0.16 * n[6] + 0.04 * n[7], 0.5, 1.4), _clamp(1.0 + 0.16 * n[6] - 0.04 * n[7], 0.5, 1.4)),
     )
-    if rng.random() < 0.20:
+    if dice.share() < 0.20:
         face.strong = True
-        _exaggerate(face, _pick(rng, _EXPRESSIONS), rng)
+        _exaggerate(face, dice.pick(_EXPRESSIONS), dice)
     return face
 
 
-def _exaggerate(face: _Expression, kind: str, rng: np.random.Generator) -> None:
+def _exaggerate(face: _Expression, kind: str, dice: Dice) -> None:
     left, right = face.eyes
     if kind == "shout":
-        face.mouth_open, face.frown = float(rng.uniform(10, 26)), float(rng.uniform(0, 1))
+        face.mouth_open, face.frown = dice.between(10, 26), dice.between(0, 1)
     elif kind == "laugh":
-        face.mouth_open, face.smile = float(rng.uniform(3, 16)), float(rng.uniform(0.75, 1.15))
-        squint = float(rng.uniform(0.55, 0.95))
+        face.mouth_open, face.smile = dice.between(3, 16), dice.between(0.75, 1.15)
+        squint = dice.between(0.55, 0.95)
         face.eyes = (left * squint, right * squint)
     elif kind == "frown":
-        face.frown, face.smile = float(rng.uniform(0.6, 1.2)), float(rng.uniform(-0.9, -0.3))
+        face.frown, face.smile = dice.between(0.6, 1.2), dice.between(-0.9, -0.3)
         face.lift = (face.lift[0] - 3.0, face.lift[1] - 3.0)
     elif kind == "kiss":
-        face.pucker, face.mouth_open = float(rng.uniform(0.7, 1.0)), 0.0
+        face.pucker, face.mouth_open = dice.between(0.7, 1.0), 0.0
     elif kind == "wink":
-        shut = float(rng.uniform(0.0, 0.1))
-        face.eyes = (shut, right) if rng.random() < 0.5 else (left, shut)
-        face.smirk = float(rng.normal(0, 0.4))
+        shut = dice.between(0.0, 0.1)
+        face.eyes = (shut, right) if dice.share() < 0.5 else (left, shut)
+        face.smirk = dice.bell(0, 0.4)
     elif kind == "closed":
-        shut = float(rng.uniform(0.0, 0.12))
+        shut = dice.between(0.0, 0.12)
         face.eyes = (shut, shut)
     else:
-        face.mouth_open, rise = float(rng.uniform(7, 20)), float(rng.uniform(4, 8))
+        face.mouth_open, rise = dice.between(7, 20), dice.between(4, 8)
         face.lift = (face.lift[0] + rise, face.lift[1] + rise)
         face.eyes = (min(1.5, left * 1.25), min(1.5, right * 1.25))
 
@@ -252,33 +233,33 @@ class _Light:
     unusual: bool
 
 
-def _light(rng: np.random.Generator) -> _Light:
-    side, height = float(rng.normal(0, 0.55)), float(rng.uniform(-0.9, 0.15))
-    ambient, lamp = float(rng.uniform(0.48, 0.7)), float(rng.uniform(0.4, 0.65))
+def _light(dice: Dice) -> _Light:
+    side, height = dice.bell(0, 0.55), dice.between(-0.9, 0.15)
+    ambient, lamp = dice.between(0.48, 0.7), dice.between(0.4, 0.65)
     exposure, contrast, cast = 1.0, 1.0, 0.03
-    unusual = rng.random() < 0.27
-    kind = _pick(rng, _LIGHTS) if unusual else "plain"
+    unusual = dice.share() < 0.27
+    kind = dice.pick(_LIGHTS) if unusual else "plain"
     if kind == "side":
-        side, ambient, lamp = float(rng.choice([-1, 1]) * rng.uniform(1.2, 2.6)), float(rng.uniform(0.12, 0.3)), 1.05
+        side, ambient, lamp = dice.sign() * dice.between(1.2, 2.6), dice.between(0.12, 0.3), 1.05
     elif kind == "dark":
-        exposure = float(rng.uniform(0.25, 0.5))
+        exposure = dice.between(0.25, 0.5)
     elif kind == "over":
-        exposure = float(rng.uniform(1.35, 1.8))
+        exposure = dice.between(1.35, 1.8)
     elif kind == "colour":
         cast = 0.25
     elif kind == "below":
-        height, ambient = float(rng.uniform(0.8, 1.6)), 0.25
+        height, ambient = dice.between(0.8, 1.6), 0.25
     elif kind == "flat":
-        contrast, ambient = float(rng.uniform(0.35, 0.6)), 0.8
+        contrast, ambient = dice.between(0.35, 0.6), 0.8
     length = math.sqrt(side * side + height * height + 1.0)
-    warm, green = cast * float(rng.normal()), 0.3 * cast * float(rng.normal())
+    warm, green = cast * dice.bell(), 0.3 * cast * dice.bell()
     tint = (_clamp(1 - warm, 0.45, 1.5), _clamp(1 + green, 0.45, 1.5), _clamp(1 + warm, 0.45, 1.5))
     return _Light((side / length, height / length, -1.0 / length), ambient, lamp, tint, exposure, contrast, unusual)
 
 
-def _shape(rng: np.random.Generator, female: bool, face: _Expression) -> NDArray[np.float64]:
+def _shape(dice: Dice, female: bool, face: _Expression) -> NDArray[np.float64]:
     shape = np.zeros(len(SHAPE_NAMES))
-    shape[:_IDENTITY] = np.minimum(np.maximum(rng.normal(0.0, 1.0, _IDENTITY), -2.2), 2.2)
+    shape[:_IDENTITY] = np.minimum(np.maximum(dice.rng.standard_normal(_IDENTITY), -2.2), 2.2)
     sign = -1.0 if female else 1.0
     for name, lean in (("jaw_width", 0.6), ("chin_width", 0.4), ("brow_ridge", 0.7)):
         shape[SHAPE_NAMES.index(name)] += sign * lean
@@ -292,37 +273,42 @@ def draw(seed: int, index: int) -> FaceParams:
     >>> draw(1, 5).angles == draw(1, 5).angles
     True
     """
-    rng = generator(seed, index, 0)
-    yaw, pitch, roll = (_mixed(rng, *row) for row in _POSES)
-    female = rng.random() < 0.5
-    age = float(rng.random() ** 1.4)
-    face = _expression(rng)
-    shape = _shape(rng, female, face)
-    light = _light(rng)
+    dice = Dice(seed, index, 0)
+    yaw, pitch, roll = (_mixed(dice, *row) for row in _POSES)
+    female = dice.share() < 0.5
+    age = dice.share() ** 1.4
+    face = _expression(dice)
+    shape = _shape(dice, female, face)
+    light = _light(dice)
 
-    made_up = rng.random() < (0.24 if female else 0.02)
-    tone = float(rng.random() ** 1.25) * (len(_SKIN) - 1)
+    made_up = dice.share() < (0.24 if female else 0.02)
+    tone = (dice.share() ** 1.25) * (len(_SKIN) - 1)
     low = min(int(tone), len(_SKIN) - 2)
-    skin = (_SKIN[low] * (1 - tone + low) + _SKIN[low + 1] * (tone - low)) * (1 + rng.normal(0, 0.03, 3))
-    hair_name = "grey" if age > 0.82 else "black" if tone > 2.4 and rng.random() < 0.85 else _pick(rng, _HAIR_SHARE)
-    brightness = float(rng.uniform(0.75, 1.2))
-    hair = tuple(_clamp(c * brightness + n, 6, 235) for c, n in zip(_HAIR[hair_name], rng.normal(0, 4, 3), strict=True))
-    bearded = not female and rng.random() < 0.38
-    beard = float(rng.uniform(0.15, 1.0)) if bearded else 0.0 if female else float(rng.uniform(0, 0.12))
+    skin = (_SKIN[low] * (1 - tone + low) + _SKIN[low + 1] * (tone - low)) * np.array(
+        [dice.bell(1.0, 0.03) for _ in range(3)]
+    )
+    hair_name = "grey" if age > 0.82 else "black" if tone > 2.4 and dice.share() < 0.85 else dice.pick(_HAIR_SHARE)
+    brightness = dice.between(0.75, 1.2)
+    hair = tuple(
+        _clamp(c * brightness + n, 6, 235)
+        for c, n in zip(_HAIR[hair_name], (dice.bell(0.0, 4.0) for _ in range(3)), strict=True)
+    )
+    bearded = not female and dice.share() < 0.38
+    beard = dice.between(0.15, 1.0) if bearded else 0.0 if female else dice.between(0, 0.12)
 
-    occluder = _pick(rng, _OCCLUDERS) if rng.random() < 0.32 else "none"
-    blurred = rng.random() < 0.24
+    occluder = dice.pick(_OCCLUDERS) if dice.share() < 0.32 else "none"
+    blurred = dice.share() < 0.24
     blur, amount = "none", 0.0
     if blurred:
-        blur, amount = _pick(rng, _BLURS), float(rng.uniform(0.35, 1.0))
-    elif rng.random() < 0.4:
-        blur, amount = "gauss", float(rng.uniform(0.05, 0.2))
-    n = rng.normal(0.0, 1.0, 17).tolist()
+        blur, amount = dice.pick(_BLURS), dice.between(0.35, 1.0)
+    elif dice.share() < 0.4:
+        blur, amount = "gauss", dice.between(0.05, 0.2)
+    n = [dice.bell() for _ in range(16)]
 
     return FaceParams(
         angles=(yaw, pitch, roll),
-        distance=480.0 * (2200.0 / 480.0) ** float(rng.random()),
-        fill=float(rng.uniform(0.46, 0.60)),
+        distance=480.0 * (2200.0 / 480.0) ** dice.share(),
+        fill=dice.between(0.46, 0.60),
         shift=(0.02 * n[0], 0.02 * n[1]),
         shape=shape,
         eye_gap=1.3 * n[2],
@@ -344,33 +330,33 @@ def draw(seed: int, index: int) -> FaceParams:
         smirk=face.smirk,
         pucker=face.pucker,
         skin=(float(skin[0]), float(skin[1]), float(skin[2])),
-        iris=_colour(rng, _IRIS if tone < 1.8 else _IRIS[:2], 6),
+        iris=_colour(dice, _IRIS if tone < 1.8 else _IRIS[:2], 6),
         hair=(hair[0], hair[1], hair[2]),
-        hair_style=_pick(rng, _WOMEN if female else _MEN),
-        hair_volume=float(rng.uniform(0.2, 1.0)),
-        hair_hem=rng.normal(0.0, 0.8, HEM_COLUMNS),
+        hair_style=dice.pick(_WOMEN if female else _MEN),
+        hair_volume=dice.between(0.2, 1.0),
+        hair_hem=0.8 * dice.rng.standard_normal(HEM_COLUMNS),
         hair_part=0.5 * n[14],
         beard=beard,
         moustache=_clamp(beard + 0.3 * n[15], 0.0, 1.0) if bearded else 0.0,
         age=age,
-        freckles=float(rng.uniform(0.3, 1)) if tone < 1.6 and rng.random() < 0.12 else 0.0,
-        lipstick=float(rng.uniform(0.5, 0.95)) if made_up else 0.0,
-        lipstick_colour=_colour(rng, _LIPSTICK, 10),
-        eye_shadow=float(rng.uniform(0.3, 0.8)) if made_up and rng.random() < 0.85 else 0.0,
-        eye_shadow_colour=_colour(rng, _SHADOW, 10),
-        blush=float(rng.uniform(0.2, 0.6)) if made_up and rng.random() < 0.6 else 0.0,
-        liner=float(rng.uniform(0.3, 1.0)) if made_up else float(rng.uniform(0, 0.3) if female else 0.0),
+        freckles=dice.between(0.3, 1) if tone < 1.6 and dice.share() < 0.12 else 0.0,
+        lipstick=dice.between(0.5, 0.95) if made_up else 0.0,
+        lipstick_colour=_colour(dice, _LIPSTICK, 10),
+        eye_shadow=dice.between(0.3, 0.8) if made_up and dice.share() < 0.85 else 0.0,
+        eye_shadow_colour=_colour(dice, _SHADOW, 10),
+        blush=dice.between(0.2, 0.6) if made_up and dice.share() < 0.6 else 0.0,
+        liner=dice.between(0.3, 1.0) if made_up else dice.between(0.0, 0.3) if female else 0.0,
         light=light.direction,
         ambient=light.ambient,
         lamp=light.lamp,
         tint=light.tint,
         exposure=light.exposure,
         contrast=light.contrast,
-        gloss=float(rng.uniform(0.0, 0.35)),
+        gloss=dice.between(0.0, 0.35),
         occluder=occluder,
         blur=blur,
         blur_amount=amount,
-        noise=float(rng.uniform(0, 7)) if rng.random() < 0.5 else 0.0,
+        noise=dice.between(0, 7) if dice.share() < 0.5 else 0.0,
         attributes=(
             abs(yaw) > LARGE_YAW or abs(pitch) > LARGE_PITCH or abs(roll) > LARGE_ROLL,
             face.strong,

@@ -12,10 +12,11 @@ from runtime.images import Image
 from train.data.synth.atlas import paint
 from train.data.synth.brush import Colour, fixed, times
 from train.data.synth.camera import perspective
+from train.data.synth.dice import Dice
 from train.data.synth.figure import QUADS, light_places, lighting, sheet
 from train.data.synth.marks import Marks
 from train.data.synth.occluders import cover
-from train.data.synth.params import FaceParams, generator
+from train.data.synth.params import FaceParams
 from train.data.synth.raster import rasterise
 
 Array = NDArray[np.float64]
@@ -37,11 +38,11 @@ def _static() -> NDArray[np.int8]:
 
 def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: int, index: int, size: int) -> Image:
     """The photo of one face, BGR uint8 (size, size, 3)."""
-    rng = generator(seed, index, 1)
-    picture = _background(rng, size)
-    b, g, r = (float(c) for c in rng.uniform(15, 225, 3))
-    _shoulders(picture, params, (b, g, r), scale, centre)
-    skin, shadows = paint(params, marks.features, (b, g, r), rng)
+    dice = Dice(seed, index, 1)
+    picture = _background(dice, size)
+    cloth = dice.colour(15, 225)
+    _shoulders(picture, params, cloth, scale, centre)
+    skin, shadows = paint(params, marks.features, cloth, dice)
     turned = sheet(params, marks.vertices, marks.turn)
     screen = perspective(turned, params.distance) * scale + centre
     seen = rasterise(turned, screen, size, QUADS[params.hair_style], float(marks.turn[2, 0]))
@@ -53,41 +54,43 @@ def render(params: FaceParams, marks: Marks, scale: float, centre: Array, seed: 
     colours = cv2.multiply(colours, cv2.merge((lit, lit, lit)), dtype=cv2.CV_8U)
     height, width = seen.covered.shape
     part = picture[seen.y0 : seen.y0 + height, seen.x0 : seen.x0 + width]
-    edge = cv2.blur(seen.covered.astype(np.float32), (3, 3))
-    edge *= seen.covered
-    part[:] = cv2.blendLinear(colours, np.ascontiguousarray(part), edge, 1 - edge)
+    edge = cv2.blur(seen.covered, (3, 3)) * (seen.covered > 0)
+    inner, outer = cv2.merge((edge, edge, edge)), cv2.merge([255 - edge] * 3)
+    part[:] = cv2.add(cv2.multiply(colours, inner, scale=1 / 255), cv2.multiply(part, outer, scale=1 / 255))
     if params.occluder not in ("none", "mask"):
-        cover(picture, params, marks, scale, centre, rng)
-    return _develop(picture, params, rng)
+        cover(picture, params, marks, scale, centre, dice)
+    return _develop(picture, params, dice)
 
 
-def _background(rng: np.random.Generator, size: int) -> Image:
+def _background(dice: Dice, size: int) -> Image:
     """A gradient with clouds, discs and bars; drawn small, because backgrounds are out of focus."""
     small = max(24, size // 3)
-    corners = rng.uniform(10, 235, (2, 2, 3))
-    if rng.random() < 0.7:
+    corners = 10 + 225 * dice.rng.random((2, 2, 3))
+    if dice.share() < 0.7:
         corners = corners.mean(axis=(0, 1)) + (corners - corners.mean(axis=(0, 1))) * 0.4
-    if rng.random() < 0.6:
+    if dice.share() < 0.6:
         corners = corners * 0.3 + corners.mean(axis=2, keepdims=True) * 0.7
     picture = cv2.resize(corners.astype(np.float32), (small, small), interpolation=cv2.INTER_LINEAR)
-    cells = int(rng.integers(3, 28))
-    cloud = rng.random((cells, cells, 3), np.float32) + rng.random((cells, cells, 1), np.float32) * np.float32(2.5)
+    cells = dice.whole(3, 28)
+    cloud = dice.rng.random((cells, cells, 3), np.float32) + dice.rng.random(
+        (cells, cells, 1), np.float32
+    ) * np.float32(2.5)
     cloud = cv2.resize(cloud, (small, small), interpolation=cv2.INTER_LINEAR)
-    strength = float(rng.uniform(0, 28))
+    strength = dice.between(0, 28)
     drawn = cv2.addWeighted(picture, 1.0, cloud, strength, -1.75 * strength, dtype=cv2.CV_8U)
-    count = int(rng.integers(0, 7))
-    muted = rng.uniform(0.1, 1.0)
-    for row in rng.random((count, 8)):
+    count = dice.whole(0, 7)
+    muted = dice.between(0.1, 1.0)
+    for row in dice.rng.random((count, 8)).tolist():
         x, y = int((row[0] * 1.2 - 0.1) * small), int((row[1] * 1.2 - 0.1) * small)
         w, h = row[2] * 0.4 * small + 2, row[3] * 0.4 * small + 2
         grey = 255 * row[5]
-        colour = [grey + (255 * c - grey) * muted for c in row[5:8].tolist()]
+        colour = [grey + (255 * c - grey) * muted for c in row[5:8]]
         if row[4] < 0.4:
             cv2.ellipse(drawn, ((x, y), (w, h), row[4] * 450), colour, -1, cv2.LINE_8)
         else:
             box = cv2.boxPoints(((x, y), (w, h * 2.5), row[4] * 300))
             cv2.fillConvexPoly(drawn, np.rint(box).astype(np.int32), colour, cv2.LINE_8)
-    if rng.random() < 0.7:
+    if dice.share() < 0.7:
         drawn = cv2.blur(drawn, (3, 3))
     return np.asarray(cv2.resize(drawn, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
@@ -106,7 +109,7 @@ def _shoulders(picture: Image, params: FaceParams, cloth: Colour, scale: float, 
     cv2.fillPoly(picture, [fixed(_BUST * scale + centre)], lit, cv2.LINE_AA, 4)
 
 
-def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Image:
+def _develop(picture: Image, params: FaceParams, dice: Dice) -> Image:
     """Exposure, lens and sensor; nothing here moves a point."""
     size = picture.shape[0]
     gain = np.asarray(params.tint) * params.exposure * params.contrast
@@ -124,10 +127,11 @@ def _develop(picture: Image, params: FaceParams, rng: np.random.Generator) -> Im
         shot = cv2.resize(shot, (small, small), interpolation=cv2.INTER_AREA)
         shot = cv2.resize(shot, (size, size), interpolation=cv2.INTER_LINEAR)
     elif params.blur == "motion":
-        shot = cv2.filter2D(shot, -1, _motion(params.blur_amount * 9 * size / 160 + 2, float(rng.uniform(0, np.pi))))
+        shot = cv2.filter2D(shot, -1, _motion(params.blur_amount * 9 * size / 160 + 2, dice.between(0, np.pi)))
     if params.noise > 0.3:
         static: cv2.typing.MatLike = _static()
-        y, x = (int(v) for v in rng.integers(0, max(1, len(static) - size), 2))
+        room = max(1, len(static) - size)
+        y, x = dice.whole(0, room), dice.whole(0, room)
         window = static[y : y + size, x : x + size]
         if window.shape != shot.shape:
             window = cv2.resize(static, (size, size), interpolation=cv2.INTER_NEAREST)

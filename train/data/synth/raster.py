@@ -38,7 +38,7 @@ def _axes(grid: Float) -> tuple[Float, Float, Float]:
     return (first + second) * half, (first - second) * half, (a + b + c + d) * np.float32(0.25)
 
 
-_ALONG, _DOWN, _MIDDLE = _axes(ATLAS_PLACES.astype(np.float32))
+_ALONG, _DOWN, _MIDDLE = (np.ascontiguousarray(axis.T) for axis in _axes(ATLAS_PLACES.astype(np.float32)))
 
 
 def _vertices() -> NDArray[np.intp]:
@@ -58,6 +58,7 @@ class Lookup:
     x0: int
     y0: int
     covered: NDArray[np.uint8]
+    """255 where something was painted, else 0."""
     x: Float
     y: Float
 
@@ -92,31 +93,33 @@ def rasterise(turned: Array, screen: Array, size: int, known: Quads, away: float
     fill = cv2.fillConvexPoly
     for number, polygon in enumerate(polygons, start=1):
         fill(numbers, polygon, number, 8, _SHIFT)
-    table = np.zeros((len(chosen) + 1, 6), np.float32)
-    _affine(
-        table[1:], along[chosen], down[chosen], det[chosen], centre[chosen] - np.array((x0, y0), np.float32), chosen
-    )
-    values = np.take(table, numbers, axis=0)
+    tables = np.zeros((2, len(chosen) + 1, 4), np.float32)
+    corner = np.array((x0, y0), np.float32)
+    _affine(tables[:, 1:], along[chosen], down[chosen], det[chosen], centre[chosen] - corner, chosen)
+    which = numbers.astype(np.intp)
     xs = np.arange(x1 - x0, dtype=np.float32)[None, :]
     ys = np.arange(y1 - y0, dtype=np.float32)[:, None]
-    x = values[..., 0] * xs
-    x += values[..., 1] * ys
-    x += values[..., 2]
-    y = values[..., 3] * xs
-    y += values[..., 4] * ys
-    y += values[..., 5]
-    return Lookup(x0, y0, np.minimum(numbers, 1).astype(np.uint8), x, y)
+    planes = []
+    for table in tables:
+        values = np.take(table, which, axis=0, mode="clip")
+        plane = values[..., 0] * xs
+        plane += values[..., 1] * ys
+        plane += values[..., 2]
+        planes.append(plane)
+    return Lookup(x0, y0, (numbers > 0).view(np.uint8) * np.uint8(255), planes[0], planes[1])
 
 
-def _affine(out: Float, p: Float, q: Float, det: Float, centre: NDArray[np.floating], chosen: NDArray[np.intp]) -> None:
-    """Per quad: atlas x and y as linear functions of the pixel, never steeper than one quad per pixel."""
-    one = np.float32(1)
-    per_p = one / np.maximum(np.maximum(np.abs(q[:, 0]), np.abs(q[:, 1])), np.abs(det)) * np.sign(det)
-    per_q = one / np.maximum(np.maximum(np.abs(p[:, 0]), np.abs(p[:, 1])), np.abs(det)) * np.sign(det)
-    px, py, qx, qy = q[:, 1] * per_p, -q[:, 0] * per_p, -p[:, 1] * per_q, p[:, 0] * per_q
-    step_p, step_q, middle = _ALONG[chosen], _DOWN[chosen], _MIDDLE[chosen]
+def _affine(out: Float, p: Float, q: Float, det: Float, centre: Float, chosen: NDArray[np.intp]) -> None:
+    """Atlas x and y of each quad as linear functions of the pixel, (2, quads, 4), at most one quad per pixel steep."""
+    px, py, qx, qy, steep = p[:, 0], p[:, 1], q[:, 0], q[:, 1], np.abs(det)
+    sign = np.copysign(np.float32(1), det)
+    per_p = sign / np.maximum(np.maximum(np.abs(qx), np.abs(qy)), steep)
+    per_q = sign / np.maximum(np.maximum(np.abs(px), np.abs(py)), steep)
+    p_by_x, p_by_y, q_by_x, q_by_y = qy * per_p, -qx * per_p, -py * per_q, px * per_q
+    x, y = centre[:, 0], centre[:, 1]
     for k in (0, 1):
-        gx = step_p[:, k] * px + step_q[:, k] * qx
-        gy = step_p[:, k] * py + step_q[:, k] * qy
-        out[:, 3 * k], out[:, 3 * k + 1] = gx, gy
-        out[:, 3 * k + 2] = middle[:, k] - gx * centre[:, 0] - gy * centre[:, 1]
+        step_p, step_q = _ALONG[k][chosen], _DOWN[k][chosen]
+        by_x = step_p * p_by_x + step_q * q_by_x
+        by_y = step_p * p_by_y + step_q * q_by_y
+        out[k, :, 0], out[k, :, 1] = by_x, by_y
+        out[k, :, 2] = _MIDDLE[k][chosen] - by_x * x - by_y * y
