@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class Branch:
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias in float64, the norm folded in."""
-        kernel, scale, mean, shift = self.kernel.double(), self.scale(), _double(self.norm.running_mean), self.shift()
+        kernel, scale, mean, shift = self.kernel.double(), self.scale(), self.mean(), self.shift()
         offset = -mean if self.bias is None else self.bias.double() - mean
         return kernel * scale.view(-1, *[1] * (kernel.dim() - 1)), shift + offset * scale
 
@@ -46,6 +46,10 @@ class Branch:
         """What the norm multiplies with: gamma over the running standard deviation."""
         gamma = self.norm.weight.double() if self.norm.affine else torch.ones(len(self.kernel), dtype=torch.float64)
         return gamma / torch.sqrt(_double(self.norm.running_var) + self.norm.eps)
+
+    def mean(self) -> Tensor:
+        """What the norm takes away first: the running mean."""
+        return _double(self.norm.running_mean)
 
     def shift(self) -> Tensor:
         """What the norm adds at last: beta."""
@@ -137,10 +141,10 @@ def fuse_module(model: nn.Module, pairs: Sequence[tuple[str, str]] = (), *, know
     ("conv1", "bn1"); the BN becomes an identity. The copy is in eval mode and its parameters can be trained again.
     """
     refuse_unready(model, known_good=known_good)
-    result = copy.deepcopy(model).eval()
     with torch.no_grad():
-        for name, block in fusable(result):
-            _replace(result, name, _fused(block))
+        # What a copy meets in its memo it takes from there: the blocks are replaced, their branches never copied.
+        memo: dict[int, Any] = {id(block): _fused(block) for _, block in fusable(model)}
+        result: nn.Module = copy.deepcopy(model, memo).eval()
         for first, second in pairs:
             layer, norm = _member(result, first), _member(result, second)
             if not isinstance(layer, (nn.Conv2d, nn.Linear)) or not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -163,12 +167,12 @@ def _fused(block: nn.Module) -> nn.Module:
         branches = branches_of(block)
         outputs, per_group = branches[0].kernel.shape[:2]
         fused = FusedBlock(per_group * block.groups, outputs, block.kernel, stride=block.stride, groups=block.groups)
-        fused.activation = block.activation
+        fused.activation = copy.deepcopy(block.activation)
         fused.reparam_conv = _filled(fused.reparam_conv, *summed(branches), branches[0].kernel)
         return fused.train(block.training)
     if not isinstance(block, nn.Sequential):
         raise UsageError(f"a {type(block).__name__} has no branches to fuse")
-    layers = dict(block.named_children())
+    layers = {name: copy.deepcopy(layer) for name, layer in block.named_children()}
     for first, layer, second, norm in _pairs(block):
         layers[first] = _with(layer, *Branch(first, layer.weight, norm, layer.bias).folded())
         del layers[second]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.fuse import Branch, branches_of, summed
-from export.verify_bounds import Gap, Geometry, gap, geometry, rounding_limit, unit_roundoff, worse
+from export.verify_bounds import Gap, Geometry, RoundingLimit, gap, geometry, unit_roundoff
+from export.verify_diagnose import diagnose
 from train.models.mobileone import FusedBlock, MobileOneBlock, branch_form
 
 EXACT_PROBES = 2
@@ -121,26 +121,25 @@ def impulse_response(block: nn.Module, shape: Geometry, like: Tensor) -> tuple[T
     _, per_group, kernel, _ = like.shape
     inputs = per_group * shape.groups
     side = shape.stride + kernel + 1  # room for the output at (1, 1)
-    zero = linear_part(block, torch.zeros(1, inputs, side, side, dtype=like.dtype))[0, :, 1, 1]
     corner = shape.stride - shape.padding
-    response = torch.empty(like.shape, dtype=like.dtype)
-    for row in range(kernel):
-        for column in range(kernel):
-            # One image per input channel of a group; all groups at once, for they do not meet.
-            image = torch.zeros(per_group, inputs, side, side, dtype=like.dtype)
-            for channel in range(per_group):
-                image[channel, channel::per_group, corner + row, corner + column] = 1
-            response[:, :, row, column] = (linear_part(block, image)[:, :, 1, 1] - zero).T
-    return response, zero
+    # One image per tap and input channel of a group; all groups at once, for they do not meet. The last stays zero.
+    images = torch.zeros(kernel * kernel * per_group + 1, inputs, side, side, dtype=like.dtype)
+    for tap in range(kernel * kernel):
+        row, column = divmod(tap, kernel)
+        for channel in range(per_group):
+            images[channel * kernel * kernel + tap, channel::per_group, corner + row, corner + column] = 1
+    response = linear_part(block, images)[:, :, 1, 1]
+    return (response[:-1] - response[-1]).T.reshape(like.shape), response[-1]
 
 
-def compare_weights(block: nn.Module, exact: nn.Module, fused: nn.Module) -> Weights:
+def compare_weights(exact: nn.Module, fused: nn.Module, branches: Sequence[Branch]) -> Weights:
     """Stored float32 weights against the impulse response of the block in float64."""
-    conv, branches = fused_conv(fused), branches_of(exact)
+    conv = fused_conv(fused)
     if conv is None or conv.bias is None:
         raise TypeError("fused block without convolution and bias")
-    kernel, bias = impulse_response(exact, geometry(block), branches[0].kernel)
-    size = sum(float(b.folded()[0].abs().max()) + float(b.folded()[1].abs().max()) for b in branches)
+    kernel, bias = impulse_response(exact, geometry(exact), branches[0].kernel)
+    folded = [value for branch in branches for value in branch.folded()]
+    size = sum(float(value.abs().max()) for value in folded)
     found = torch.cat([conv.weight.flatten(1), conv.bias[:, None]], 1)
     wanted = torch.cat([kernel.flatten(1), bias[:, None]], 1)
     # Float64 noise of sums whose terms are as large as `size` counts for nothing.
@@ -151,7 +150,7 @@ def compare_weights(block: nn.Module, exact: nn.Module, fused: nn.Module) -> Wei
     worst = int(ulp.argmax()) // ulp.shape[1]
     diagnosis = ""
     if float(ulp.max()) > WEIGHT_LIMIT + _WEIGHT_SLACK:
-        diagnosis = diagnose(branches, conv)
+        diagnosis = diagnose(branches, kernel, bias, conv.weight.double(), conv.bias.double())
     return Weights(float(ulp.max()), worst, diagnosis)
 
 
@@ -159,92 +158,35 @@ def _spacing(values: Tensor) -> Tensor:
     return torch.from_numpy(np.spacing(np.abs(values.detach().numpy())).astype(np.float64))
 
 
-def diagnose(branches: Sequence[Branch], conv: nn.Conv2d) -> str:
-    """What is probably wrong with fused weights, by trying the usual mistakes."""
-    kernel, bias = summed(branches)
-    weight, offset = conv.weight.detach().double(), conv.bias.detach().double()  # type: ignore[union-attr]
-    tolerance = 1e-5 * float(kernel.abs().max())
-
-    def near(a: Tensor, b: Tensor) -> bool:
-        return bool((a - b).abs().max() <= tolerance + 1e-5 * float(b.abs().max()))
-
-    if not bool(torch.isfinite(weight).all() and torch.isfinite(offset).all()):
-        return "the fused weights hold NaN or infinity"
-    for branch in branches:
-        if len(branches) > 1 and near(weight, kernel - branch.folded()[0]):
-            return f"branch {branch.name} is missing"
-    if near(weight, kernel):
-        wrong = int(((offset - bias).abs() > tolerance + 1e-5 * float(bias.abs().max())).sum())
-        return (
-            "kernels agree, biases do not: running mean or beta is stale, or the sign is wrong"
-            if wrong > len(bias) // 2
-            else "a few values differ in their last digits or bits: not rounded once from float64, or changed later"
-        )
-    if kernel.shape[-1] > 1:
-        middle = kernel.shape[-1] // 2
-        elsewhere = torch.ones(kernel.shape[-2:], dtype=torch.bool)
-        elsewhere[middle, middle] = False
-        if near(weight[..., elsewhere], kernel[..., elsewhere]):
-            return "only the kernel's centre differs: scale or skip branch missing, or not on the centre"
-    ratio = (weight * kernel).flatten(1).sum(1) / kernel.flatten(1).square().sum(1).clamp_min(1e-300)
-    if near(weight, kernel * ratio.view(-1, 1, 1, 1)):
-        return "whole channels differ by a factor: gamma, variance or eps is wrong, stale, or of another branch"
-    few = int(((weight - kernel).abs() > tolerance).sum())
-    if few <= max(1, kernel.numel() // 100):
-        return f"{few} single weights differ: the file was changed or damaged"
-    return "wrong branch, stale BN statistics, or a model in train mode"
-
-
-def prove_block(name: str, block: nn.Module, fused: nn.Module, x: Tensor, generator: torch.Generator) -> BlockProof:
-    """Everything about one block, on its own inputs `x` (float32) and on random ones."""
-    branches = branches_of(block)
+def prove_block(
+    name: str, block: nn.Module, exact: nn.Module, fused: nn.Module, x: Tensor, generator: torch.Generator
+) -> BlockProof:
+    """Everything about one block, on its own inputs `x` (float32) and on random ones; `exact` is it in float64."""
+    branches = branches_of(exact)
     kind = type(block).__name__ if isinstance(block, MobileOneBlock) else "convolution + BN"
     outline = BlockProof(name, kind, len(branches), branches[0].kernel[0].numel(), wrong_structure(block, fused))
     if outline.structure:
         return outline
-    exact = copy.deepcopy(block).double()
+    folded = summed(branches)
+    limit = RoundingLimit.of(branches, folded, geometry(block))
     noise = torch.randn(x.shape[1:], generator=generator)[None] * x.std() * 3 + x.mean()
-    return BlockProof(
-        outline.name,
-        outline.kind,
-        outline.branches,
-        outline.depth,
-        "",
-        compare_weights(block, exact, fused),
-        _exact_gap(exact, torch.cat([x[:EXACT_PROBES], noise]).double()),
-        _rounded_gap(block, fused, x),
-        _rounded_gap(block, fused, noise),
+    return replace(
+        outline,
+        weights=compare_weights(exact, fused, branches),
+        exact=_exact_gap(exact, folded, limit, torch.cat([x[:EXACT_PROBES], noise]).double()),
+        faces=_rounded_gap(block, fused, limit, x),
+        noise=_rounded_gap(block, fused, limit, noise),
     )
 
 
-def _exact_gap(exact: nn.Module, x: Tensor) -> Gap:
+def _exact_gap(exact: nn.Module, folded: tuple[Tensor, Tensor], limit: RoundingLimit, x: Tensor) -> Gap:
     """The algebra: branches against their sum, everything in float64."""
-    shape, branches = geometry(exact), branches_of(exact)
-    kernel, bias = summed(branches)
-    found = F.conv2d(x, kernel, bias, shape.stride, shape.padding, 1, shape.groups)
-    return gap(found, linear_part(exact, x), rounding_limit(branches, (kernel, bias), x, shape))
+    shape = limit.shape
+    found = F.conv2d(x, *folded, shape.stride, shape.padding, 1, shape.groups)
+    return gap(found, linear_part(exact, x), limit(x))
 
 
-def _rounded_gap(block: nn.Module, fused: nn.Module, x: Tensor) -> Gap:
+def _rounded_gap(block: nn.Module, fused: nn.Module, limit: RoundingLimit, x: Tensor) -> Gap:
     """What ships, as it runs: both sides in float32, activation and all."""
-    shape, branches = geometry(block), branches_of(block)
-    limit = rounding_limit(branches, summed(branches), x, shape)
     wanted = linear_part(block, x)
-    return gap(fused(x), wanted.relu() if _rectifies(block) else wanted, limit)
-
-
-def merge(first: BlockProof, second: BlockProof) -> BlockProof:
-    """Two passes over the same block, as one."""
-    if first.faces is None or second.faces is None:
-        return first
-    return BlockProof(
-        first.name,
-        first.kind,
-        first.branches,
-        first.depth,
-        first.structure,
-        first.weights,
-        first.exact,
-        worse(first.faces, second.faces),
-        first.noise,
-    )
+    return gap(fused(x), wanted.relu() if _rectifies(block) else wanted, limit(x))

@@ -55,30 +55,39 @@ def gamma(steps: int, unit: float) -> float:
     return steps * unit / (1 - steps * unit)
 
 
-def rounding_limit(branches: Sequence[Branch], fused: tuple[Tensor, Tensor], x: Tensor, shape: Geometry) -> Tensor:
-    """For each output value, how far the multi-branch sum and the fused convolution may lie apart, in x's precision.
+@dataclass(frozen=True)
+class RoundingLimit:
+    """For each output value, how far the multi-branch sum and the fused convolution may lie apart."""
 
-    `fused` is the fused kernel and bias; one rounding of these themselves, from float64, is counted in.
-    """
-    unit = unit_roundoff(x.dtype)
-    depth = branches[0].kernel[0].numel()
-    size = x.abs().float()
+    shape: Geometry
+    depth: int
+    branches: int
+    apart: tuple[Tensor, Tensor]
+    """Kernel and constant that turn |x| into the size of what the branches add up."""
+    together: tuple[Tensor, Tensor]
+    """The same of the fused convolution."""
 
-    # Multi-branch: |scale| * (sum |w||x| + |mean|) + |beta|, summed over the branches.
-    scales = [branch.scale().abs() for branch in branches]
-    kernel = sum(b.kernel.double().abs() * s.view(-1, 1, 1, 1) for b, s in zip(branches, scales, strict=True))
-    means = [torch.zeros(1) if b.norm.running_mean is None else b.norm.running_mean.double().abs() for b in branches]
-    constant = sum(s * m + b.shift().abs() for b, s, m in zip(branches, scales, means, strict=True))
-    apart = _conv(size, kernel, constant, shape) * gamma(depth + _NORM_STEPS + len(branches), unit)
+    @staticmethod
+    def of(branches: Sequence[Branch], fused: tuple[Tensor, Tensor], shape: Geometry) -> RoundingLimit:
+        """Of a block's branches, and of their folded kernel and bias."""
+        scales = [branch.scale().abs() for branch in branches]
+        kernel = torch.zeros_like(fused[0])
+        constant = torch.zeros_like(fused[1])
+        for branch, scale in zip(branches, scales, strict=True):
+            kernel += branch.kernel.double().abs() * scale.view(-1, 1, 1, 1)
+            constant += scale * branch.mean().abs() + branch.shift().abs()
+        together = (fused[0].abs().float(), fused[1].abs().float())
+        return RoundingLimit(shape, fused[0][0].numel(), len(branches), (kernel.float(), constant.float()), together)
 
-    # Fused: sum |w||x| + |bias|, with one more rounding for the stored weights.
-    together = _conv(size, fused[0].abs(), fused[1].abs(), shape) * (gamma(depth + 1, unit) + unit)
-    return (apart + together) * _BOUND_SLACK
-
-
-def _conv(x: Tensor, kernel: object, bias: object, shape: Geometry) -> Tensor:
-    weight, constant = torch.as_tensor(kernel), torch.as_tensor(bias)
-    return F.conv2d(x, weight.float(), constant.float(), shape.stride, shape.padding, 1, shape.groups).double()
+    def __call__(self, x: Tensor) -> Tensor:
+        """The limit for inputs x, in x's precision, one rounding of the fused weights counted in."""
+        unit, size, shape = unit_roundoff(x.dtype), x.abs().float(), self.shape
+        kernel, constant = (
+            a * gamma(self.depth + _NORM_STEPS + self.branches, unit) + b * (gamma(self.depth + 1, unit) + unit)
+            for a, b in zip(self.apart, self.together, strict=True)
+        )
+        limit = F.conv2d(size, kernel, constant, shape.stride, shape.padding, 1, shape.groups)
+        return limit.double() * _BOUND_SLACK
 
 
 @dataclass(frozen=True)
@@ -121,17 +130,3 @@ def gap(found: Tensor, wanted: Tensor, limit: Tensor) -> Gap:
 
 def _largest(values: Tensor) -> float:
     return float(torch.nan_to_num(values, nan=torch.inf).max())
-
-
-def worse(first: Gap, second: Gap) -> Gap:
-    """The one that comes nearer to its limit, with the largest of each measure."""
-    lead, other = (first, second) if first.share >= second.share else (second, first)
-    return Gap(
-        max(lead.max_abs, other.max_abs),
-        max(lead.max_rel, other.max_rel),
-        max(lead.ulp, other.ulp),
-        lead.share,
-        lead.probe,
-        lead.channel,
-        lead.limit,
-    )

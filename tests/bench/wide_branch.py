@@ -1,0 +1,77 @@
+"""A training step of GhostOne with all branches folded into one convolution, against the plain loop over branches.
+
+Forward, loss, backward, interleaved in one process on one core. The fused network, which has no branches, is the
+bound that no form of the branches can pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from runtime.spec import ModelSpec
+from tests.bench.measure import Samples, arguments, interleave, pinned, save
+from train.models.mobileone import BranchForm, branch_form
+from train.models.zoo import build
+
+BATCH = 32
+TARGET = 1.5
+CASES = ((1.0, "contiguous"), (1.0, "channels_last"), (0.25, "contiguous"), (0.25, "channels_last"))
+
+
+def step(model: nn.Module, images: Tensor, targets: Tensor, form: BranchForm) -> Callable[[], None]:
+    """One forward and backward pass in the given form."""
+
+    def run() -> None:
+        with branch_form(form):
+            model.zero_grad(set_to_none=True)
+            nn.functional.smooth_l1_loss(model(images), targets).backward()
+
+    return run
+
+
+def measure(width: float, layout: str, batch: int, rounds: int) -> Samples:
+    """Time loop, folded and fused in turn."""
+    torch.manual_seed(0)
+    spec = ModelSpec("ghostone", width)
+    form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    model = build(spec).train().to(memory_format=form)
+    plain = build(spec, fused=True).train().to(memory_format=form)
+    images = torch.randn(batch, 3, spec.input_size, spec.input_size).contiguous(memory_format=form)
+    targets = torch.rand(batch, 2 * spec.points)
+    contenders = {
+        "loop": step(model, images, targets, "loop"),
+        "folded": step(model, images, targets, "folded"),
+        "fused": step(plain, images, targets, "loop"),
+    }
+    return interleave(contenders, rounds, warmup=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the ratios, keep every sample."""
+    options = arguments(argv, __doc__ or "")
+    batch, rounds = (4, 2) if options.quick else (BATCH, 9)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows: dict[str, object] = {"batch": batch, "target ratio": TARGET}
+    samples: dict[str, Samples] = {}
+    print(f"{'GhostOne':24s} {'loop':>9s} {'folded':>9s} {'fused':>9s} {'loop/folded':>12s}   (target >= {TARGET:g})")
+    try:
+        with pinned():
+            for width, layout in CASES:
+                name = f"width {width:g}, {layout}"
+                samples[name] = found = measure(width, layout, batch, rounds)
+                ratio = found.ratio("loop", "folded")
+                seconds = {which: found.median(which) for which in ("loop", "folded", "fused")}
+                rows[name] = {"ratio": ratio, **{f"{which} s": value for which, value in seconds.items()}}
+                times = " ".join(f"{1000 * value:6.0f} ms" for value in seconds.values())
+                print(f"{name:24s} {times} {ratio:11.2f}x", flush=True)
+    finally:
+        torch.set_num_threads(threads)
+    print(f"raw samples: {save(options.out, 'wide_branch', rows, samples)}")
+
+
+if __name__ == "__main__":
+    main()
