@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,8 @@ def int8_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
         pixel = plan.place(layer.output).pixel
         numbers = quantised.scales(layer)
         sums = layer.weights.reshape(len(layer.weights), -1).sum(axis=1).astype(np.int64)
-        rows = [to_lanes(values, pixel) for values in (numbers.bias, sums, numbers.multiplier)]
+        columns: list[NDArray[Any]] = [numbers.bias, sums, numbers.multiplier]
+        rows = [to_lanes(values, pixel) for values in columns]
         if isinstance(layer, Dense):
             spans = plan.place(layer.inputs[0]).pixel.spans()
             packed = pack_dense_int8(layer, pixel, k_runs(layer, gemm_mode(layer, plan.graph.input), spans))

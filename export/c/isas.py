@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Isa:
-    """An instruction set: when the compiler has it, what a build calls itself, its kernel files, the suffixes of the entry points.
+    """An instruction set: when the compiler has it, what a build calls itself, its kernels, the entry points' suffixes.
 
     `zero` is what int8 maps add to every code: 128 where the machine multiplies unsigned by signed bytes.
     """
@@ -26,10 +26,16 @@ class Isa:
 F32: dict[str, Isa] = {
     "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), ("avx512",) * 2),
     "avx2": Isa(
-        "defined(__AVX2__) && defined(__FMA__)", "AVX2", ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2
+        "defined(__AVX2__) && defined(__FMA__)",
+        "AVX2",
+        ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"),
+        ("block",) * 2,
     ),
     "neon": Isa(
-        "defined(__ARM_NEON) && defined(__aarch64__)", "NEON", ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2
+        "defined(__ARM_NEON) && defined(__aarch64__)",
+        "NEON",
+        ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"),
+        ("block",) * 2,
     ),
     "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2),
     "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2),
@@ -52,7 +58,9 @@ S8: dict[str, Isa] = {
         ("avx512vnni",) * 5,
         128,
     ),
-    "avx2": Isa("defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 3),
+    "avx2": Isa(
+        "defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 3
+    ),
     "neon": Isa(
         "defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)",
         "NEON dot product",

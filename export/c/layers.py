@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
 from dataclasses import dataclass
 
 from export.c.fetch import Fetch
+from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
 from export.c.names import comment_text
 from export.c.pack import Weights
 from export.c.passes import describe
@@ -32,6 +32,15 @@ FLOAT = Dialect(
 )
 
 
+def assign(values: dict[str, object]) -> str:
+    """Statements that fill a kernel's arguments.
+
+    >>> assign({"pixels": 56})
+    '        a.pixels = 56;\\n'
+    """
+    return "".join(f"        a.{name} = {value};\n" for name, value in values.items())
+
+
 def k_runs(layer: Dense, mode: str, spans: list[tuple[int, int]]) -> list[int]:
     """Lengths of the runs that make up one pixel's inputs, in the order of the packed weights."""
     if mode == "face":
@@ -51,7 +60,9 @@ class LayerWriter:
     def row_of(self, tensor: Tensor, y: str) -> str:
         """First lane of a tensor's row, or NULL outside the map."""
         buffer = self.buffer(tensor)
-        return f"{self.words.row_or_null}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}, {buffer.height})"
+        return (
+            f"{self.words.row_or_null}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}, {buffer.height})"
+        )
 
     def __init__(self, plan: Plan, weights: dict[int, Weights], fetches: dict[int, Fetch]) -> None:
         self.plan = plan
@@ -62,7 +73,8 @@ class LayerWriter:
         """The function that computes rows [from, to) of a layer."""
         layer = step.layer
         inputs = ", ".join(tensor.name for tensor in layer.inputs)
-        note = f"/* {describe(layer)}\n   ONNX: {comment_text(layer.name)} ({comment_text(inputs)} -> {comment_text(layer.output.name)}) */\n"
+        origin = f"{comment_text(layer.name)} ({comment_text(inputs)} -> {comment_text(layer.output.name)})"
+        note = f"/* {describe(layer)}\n   ONNX: {origin} */\n"
         if isinstance(layer, InputLayer):
             body = self._input(layer)
         elif isinstance(layer, Dense):
@@ -90,21 +102,28 @@ class LayerWriter:
         width = layer.output.shape.width
         return (
             "    for (int y = from; y < to; y++) {\n"
-            f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, lm_input_scale, lm_input_shift, {self.row(layer.output, 'y')});\n"
+            f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, lm_input_scale, lm_input_shift,\n"
+            f"                     {self.row(layer.output, 'y')});\n"
             "    }\n"
         )
 
     def _gemm_tail(self, layer: Dense, pixels: str) -> str:
-        place = self.plan.place(layer.output)
-        at = self.weights[id(layer)]
+        place, at, fetch = self.plan.place(layer.output), self.weights[id(layer)], self.fetches.get(id(layer))
         add = layer.inputs[1] if len(layer.inputs) > 1 else None
-        text = f"        a.w = lm_weights + {at.weights};\n        a.bias = lm_weights + {at.bias};\n"
-        text += f"        a.y = {self.row(layer.output, 'y')};\n        a.y_step = {place.buffer.pixel_step};\n"
-        text += f"        a.add = {self.row(add, 'y') if add else 'NULL'};\n        a.add_step = {self.buffer(add).pixel_step if add else 0};\n"
-        text += f"        a.vectors = {place.pixel.vectors};\n        a.pixels = {pixels};\n        a.relu = {int(layer.relu)};\n"
-        fetch = self.fetches.get(id(layer))
-        text += f"        a.next = {f'lm_weights + {fetch.start}' if fetch else 'NULL'};\n        a.next_lines = {fetch.lines if fetch else 0};\n"
-        return text + "        lm_gemm(&a);\n"
+        values: dict[str, object] = {
+            "w": f"lm_weights + {at.weights}",
+            "bias": f"lm_weights + {at.bias}",
+            "y": self.row(layer.output, "y"),
+            "y_step": place.buffer.pixel_step,
+            "add": self.row(add, "y") if add else "NULL",
+            "add_step": self.buffer(add).pixel_step if add else 0,
+            "vectors": place.pixel.vectors,
+            "pixels": pixels,
+            "relu": int(layer.relu),
+            "next": f"lm_weights + {fetch.start}" if fetch else "NULL",
+            "next_lines": fetch.lines if fetch else 0,
+        }
+        return assign(values) + "        lm_gemm(&a);\n"
 
     def _dense(self, layer: Dense, step: Step) -> str:
         words, source = self.words, self.plan.place(layer.inputs[0])
@@ -117,11 +136,14 @@ class LayerWriter:
             whole = all(self.buffer(t).full for t in (*layer.inputs, layer.output)) and step.rate >= step.height
             if whole and step.height > 1:
                 loop, pixels = "    {\n        const int y = from;\n", f"(to - from) * {width}"
-            fill = f"        const {words.value} *x = {self.row(layer.inputs[0], 'y')};\n" + self._runs(spans, "", "        ")
+            fill = f"        const {words.value} *x = {self.row(layer.inputs[0], 'y')};\n" + self._runs(
+                spans, "", "        "
+            )
         elif mode == "face":
             x_step = 3 * layer.stride
             fill = f"        for (int k = 0; k < {layer.kernel}; k++) {{\n"
-            fill += f"            const {words.value} *x = {self.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n"
+            row = self.row_of(layer.inputs[0], f"y * {layer.stride} - {layer.pad} + k")
+            fill += f"            const {words.value} *x = {row};\n"
             fill += f"            runs[k].x = x != NULL ? x : {words.zeros};\n"
             fill += f"            runs[k].{words.length} = {self.length(runs[0])};\n        }}\n"
         elif mode == "whole":
@@ -139,7 +161,8 @@ class LayerWriter:
         base = f"{len(spans)} * {index} + " if index else ""
         text = ""
         for i, (lane, count) in enumerate(spans):
-            text += f"{indent}runs[{base}{i}].x = x + {lane};\n{indent}runs[{base}{i}].{self.words.length} = {self.length(count)};\n"
+            text += f"{indent}runs[{base}{i}].x = x + {lane};\n"
+            text += f"{indent}runs[{base}{i}].{self.words.length} = {self.length(count)};\n"
         return text
 
     def _whole_runs(self, layer: Dense, spans: list[tuple[int, int]], runs: list[int]) -> tuple[str, list[int]]:
@@ -160,44 +183,55 @@ class LayerWriter:
         row = f"{words.row}(net, {scratch.offset}, 1, {scratch.row_bytes}, 0)"
         text = f"        const {words.value} *rows[{k}];\n        {words.value} *x = {row};\n"
         text += f"        for (int k = 0; k < {k}; k++) {{\n"
-        text += f"            rows[k] = {self.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n        }}\n"
-        text += f"        {words.patch}(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, x, "
-        text += f"{layer.output.shape.width});\n        x += {place.lane};\n        for (int k = 0; k < {k * k}; k++) {{\n"
+        source = self.row_of(layer.inputs[0], f"y * {layer.stride} - {layer.pad} + k")
+        text += f"            rows[k] = {source};\n        }}\n"
+        text += (
+            f"        {words.patch}(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, x, "
+        )
+        text += (
+            f"{layer.output.shape.width});\n        x += {place.lane};\n        for (int k = 0; k < {k * k}; k++) {{\n"
+        )
         return text + self._runs(spans, "k", "            ") + f"            x += {step};\n        }}\n"
 
     def _depthwise(self, layer: Depthwise) -> str:
         source, target = self.plan.place(layer.inputs[0]), self.plan.place(layer.output)
         at = self.weights[id(layer)]
-        buffer = source.buffer
-        count = 2 + layer.stride
-        text = "    for (int y = from; y < to; y += 2) {\n        lm_dw_args a;\n        a.rows = to - y < 2 ? 1 : 2;\n"
-        text += f"        for (int k = 0; k < {count + 1}; k++) {{\n            const float *x = lm_row_or_null(net, {buffer.offset}, {buffer.rows}, "
-        text += f"{buffer.row_bytes}, y * {layer.stride} - 1 + k, {buffer.height});\n"
-        text += f"            a.x[k] = x != NULL ? x + {source.lane} : NULL;\n        }}\n"
-        text += f"        a.x_step = {buffer.pixel_step};\n        a.in_width = {layer.inputs[0].shape.width};\n        a.stride = {layer.stride};\n"
-        text += f"        a.w = lm_weights + {at.weights};\n        a.bias = lm_weights + {at.bias};\n"
-        text += (
-            f"        a.y[0] = {self.row(layer.output, 'y')};\n        a.y[1] = {self.row(layer.output, 'y + 1')};\n"
+        row = self.row_of(layer.inputs[0], f"y * {layer.stride} - 1 + k")
+        values: dict[str, object] = {
+            "x_step": source.buffer.pixel_step,
+            "in_width": layer.inputs[0].shape.width,
+            "stride": layer.stride,
+            "w": f"lm_weights + {at.weights}",
+            "bias": f"lm_weights + {at.bias}",
+            "y[0]": self.row(layer.output, "y"),
+            "y[1]": self.row(layer.output, "y + 1"),
+            "y_step": target.buffer.pixel_step,
+            "out_width": layer.output.shape.width,
+            "vectors": target.pixel.vectors,
+            "relu": int(layer.relu),
+        }
+        return (
+            "    for (int y = from; y < to; y += 2) {\n        lm_dw_args a;\n"
+            "        a.rows = to - y < 2 ? 1 : 2;\n"
+            f"        for (int k = 0; k < {3 + layer.stride}; k++) {{\n            const float *x = {row};\n"
+            f"            a.x[k] = x != NULL ? x + {source.lane} : NULL;\n        }}\n"
+            f"{assign(values)}        lm_dw(&a);\n    }}\n"
         )
-        text += f"        a.y_step = {target.buffer.pixel_step};\n"
-        text += f"        a.out_width = {layer.output.shape.width};\n        a.vectors = {target.pixel.vectors};\n        a.relu = {int(layer.relu)};\n"
-        return text + "        lm_dw(&a);\n    }\n"
 
     def _add(self, layer: Add) -> str:
         target = self.plan.place(layer.output)
-        steps = [self.buffer(t).pixel_step for t in (*layer.inputs, layer.output)]
-        a, b = (self.row(t, "y") for t in layer.inputs)
+        operands = ", ".join(f"{self.row(t, 'y')}, {self.buffer(t).pixel_step}" for t in layer.inputs)
         return (
-            "    for (int y = from; y < to; y++) {\n"
-            f"        lm_add_row({a}, {steps[0]}, {b}, {steps[1]},\n                   {self.row(layer.output, 'y')}, {steps[2]}, "
-            f"{layer.output.shape.width}, {target.pixel.lanes}, {int(layer.relu)});\n    }}\n"
+            f"    for (int y = from; y < to; y++) {{\n        lm_add_row({operands},\n"
+            f"                   {self.row(layer.output, 'y')}, {target.buffer.pixel_step}, {layer.output.shape.width}, "
+            f"{target.pixel.lanes}, {int(layer.relu)});\n    }}\n"
         )
 
     def _pool(self, layer: Pool) -> str:
         shape = layer.inputs[0].shape
+        source = f"{self.row(layer.inputs[0], 'y')}, {self.buffer(layer.inputs[0]).pixel_step}"
         return (
-            "    for (int y = from; y < to; y++) {\n"
-            f"        lm_pool_row({self.row(layer.inputs[0], 'y')}, {self.buffer(layer.inputs[0]).pixel_step}, {shape.width}, "
+            f"    for (int y = from; y < to; y++) {{\n        lm_pool_row({source}, {shape.width}, "
             f"{self.plan.place(layer.output).pixel.lanes},\n                    {self.row(layer.output, '0')}, "
             f"y == 0, y == {shape.height - 1}, 1.0f / {shape.height * shape.width}.0f);\n    }}\n"
         )

@@ -1,4 +1,4 @@
-"""Where channels lie inside a pixel: concat elimination, and one common layout for maps that are added or convolved depthwise."""
+"""Where channels lie inside a pixel: concat elimination, one layout for maps that are added or convolved depthwise."""
 
 from __future__ import annotations
 

@@ -7,25 +7,27 @@ import re
 from runtime.errors import UsageError
 
 MAX_NAME = 60
-RESERVED = frozenset(
-    "alignas alignof and asm auto bool break case catch char class compl const continue default delete do double else enum explicit "
-    "export extern false final float for friend goto if inline int long main mutable namespace new not operator or override private "
-    "protected public register restrict return short signed sizeof static struct switch template this throw true try typedef typeid "
-    "union unsigned using virtual void volatile wchar while xor std".split()
+RESERVED_TEXT = (
+    "alignas alignof and asm auto bool break case catch char class compl const continue default delete do "
+    "double else enum explicit export extern false final float for friend goto if inline int long main "
+    "mutable namespace new not operator or override private protected public register restrict return "
+    "short signed sizeof static struct switch template this throw true try typedef typeid union unsigned "
+    "using virtual void volatile wchar while xor std "
 )
+RESERVED = frozenset(RESERVED_TEXT.split())
 
 
 def check_prefix(prefix: str) -> str:
     """A prefix for the generated names: a lower-case C identifier of at most 24 characters."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", prefix) or len(prefix) > 24 or prefix in RESERVED:
         raise UsageError(
-            f"C prefix {prefix!r}: expected a short lower-case identifier that is no C or C++ keyword, like 'lm' or 'face_net'"
+            f"C prefix {prefix!r}: expected a short lower-case identifier, no C or C++ keyword, like 'lm' or 'face_net'"
         )
     return prefix
 
 
 def comment_text(text: str) -> str:
-    """Model text for a C comment: printable ASCII that can neither end the comment nor start a trigraph or a line splice."""
+    """Model text for a C comment: printable ASCII that can neither end it nor start a trigraph or a line splice."""
     safe = "".join(
         char if re.fullmatch(r"[A-Za-z0-9_.:+\-/ ]", char) else f"<{ord(char):x}>" for char in text[:MAX_NAME]
     )

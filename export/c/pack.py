@@ -32,7 +32,7 @@ def panels(vectors: int) -> list[int]:
     return sizes
 
 
-def to_lanes(values: Floats, pixel: Pixel) -> Floats:
+def to_lanes(values: NDArray[Any], pixel: Pixel) -> NDArray[Any]:
     """Spread the last axis from channels to lanes; lanes without a channel are zero."""
     out = np.zeros((*values.shape[:-1], pixel.lanes), values.dtype)
     out[..., pixel.lane_of_channel()] = values
@@ -87,11 +87,11 @@ def pack_dense_int8(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.
     for size in panels(output.vectors):
         parts.append(groups[:, lane : lane + size * VECTOR].reshape(-1))
         lane += size * VECTOR
-    return np.concatenate(parts)
+    return np.asarray(np.concatenate(parts), np.int8)
 
 
 def byte_order(lanes: int) -> NDArray[np.intp]:
-    """The order in which 64 bytes are interleaved: position [block][sub][lane] holds channel 16 * (lane / 4) + 4 * sub + lane % 4."""
+    """How interleaving orders 64 bytes: [block][sub][lane] holds channel 16 * (lane / 4) + 4 * sub + lane % 4."""
     block, sub, lane = np.mgrid[0 : lanes // 64, 0:4, 0:16]
     return np.asarray(block * 64 + 16 * (lane // 4) + 4 * sub + lane % 4).reshape(-1)
 

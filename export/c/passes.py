@@ -7,7 +7,6 @@ import numpy as np
 from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
 from runtime.errors import InputError
 
-
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 
@@ -77,7 +76,7 @@ def pools_follow_producers(graph: Graph) -> None:
 
 
 def flush_denormals(graph: Graph) -> None:
-    """Weights below the smallest normal number become zero: no output changes by 1e-30, but each would cost 100 cycles per use."""
+    """Weights below the smallest normal number become zero: no output changes by 1e-30, but each costs 100 cycles."""
     for layer in graph.layers:
         if isinstance(layer, (Dense, Depthwise)):
             layer.weights, layer.bias = (
@@ -91,7 +90,9 @@ def spread_steps(graph: Graph) -> None:
         if isinstance(layer, Concat) and layer.output.step is not None:
             for part in layer.inputs:
                 if part.step is not None and part.step != layer.output.step:
-                    raise InputError(f"C export: {part.name!r} and the concatenation it goes into have different int8 scales")
+                    raise InputError(
+                        f"C export: {part.name!r} and the concatenation it goes into have different int8 scales"
+                    )
                 part.step = layer.output.step
 
 
@@ -100,11 +101,17 @@ def check_int8(graph: Graph) -> None:
     for layer in graph.layers:
         stored = [tensor.step is not None for tensor in layer.inputs]
         weighted = isinstance(layer, (Dense, Depthwise))
-        if weighted and (layer.steps is not None) != stored[0]:
+        if weighted and (getattr(layer, "steps", None) is not None) != stored[0]:
             raise InputError(f"C export: layer {layer.name!r} mixes int8 and float")
         vector = layer.output.shape.height == layer.output.shape.width == 1
-        if weighted and layer.steps is None and not (isinstance(layer, Dense) and layer.kernel == 1 and vector):
-            raise InputError(f"C export: layer {layer.name!r} is left in float; the int8 export takes only the last layers in float")
+        if (
+            weighted
+            and getattr(layer, "steps", None) is None
+            and not (isinstance(layer, Dense) and layer.kernel == 1 and vector)
+        ):
+            raise InputError(
+                f"C export: layer {layer.name!r} is left in float; the int8 export takes only the last layers in float"
+            )
         if isinstance(layer, Concat) and any(stored) != (layer.output.step is not None):
             raise InputError(f"C export: concatenation {layer.name!r} mixes int8 and float")
         if isinstance(layer, Pool) and (not stored[0] or layer.output.step is not None):

@@ -19,7 +19,6 @@ def element(tensor: Tensor) -> int:
     return 4 if tensor.step is None else 1
 
 
-
 @dataclass(eq=False)
 class Buffer:
     """Rows of one map (or of several that were concatenated); `rows` < height makes it a ring."""
@@ -159,7 +158,9 @@ def _group(layers: list[Layer], places: dict[int, Place], scale: dict[int, int],
     groups: list[list[Layer]] = []
     open_group, weights = False, 0
     for layer in layers:
-        size = int(layer.weights.size) * (4 if layer.steps is None else 1) if isinstance(layer, (Dense, Depthwise)) else 0
+        size = (
+            int(layer.weights.size) * (4 if layer.steps is None else 1) if isinstance(layer, (Dense, Depthwise)) else 0
+        )
         if isinstance(layer, Pool) and groups and any(_together(x.output, layer.inputs[0], places) for x in groups[-1]):
             groups[-1].append(layer)
             continue
@@ -235,7 +236,7 @@ def _ring_rows(plan_groups: list[Group], places: dict[int, Place], keep: set[int
 
 
 def _arena(buffers: list[Buffer]) -> tuple[int, int]:
-    """Place buffers by size, each at the lowest free offset; returns the arena's size and the bound that no plan can beat."""
+    """Place buffers by size, each at the lowest free offset; returns the arena's size and its lower bound."""
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
         taken = sorted(

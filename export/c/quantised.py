@@ -64,7 +64,7 @@ def face_codes(spec: ModelSpec, step: np.float32) -> NDArray[np.int8]:
     """(256, 3): the code of every byte in every channel of the face."""
     table = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     values = face_input(table, spec).astype(np.float32)
-    return np.clip(np.rint(values / step), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(values / step), -128, 127), np.int8)
 
 
 def face_formula(codes: NDArray[np.int8]) -> tuple[list[int], list[int]] | None:

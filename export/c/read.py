@@ -110,7 +110,12 @@ class Reader:
         """The scale of a Q or DQ node on a feature map; its zero point must be int8 0."""
         scale = self.constant(node, 1)
         zero = self.constant(node, 2) if len(node.input) > 2 else np.uint8(0)
-        if scale.size != 1 or np.asarray(zero).dtype != np.int8 or np.any(zero) or not 0 < float(scale.reshape(-1)[0]) < np.inf:
+        if (
+            scale.size != 1
+            or np.asarray(zero).dtype != np.int8
+            or np.any(zero)
+            or not 0 < float(scale.reshape(-1)[0]) < np.inf
+        ):
             raise InputError(f"C export: {label(node)}: expected one positive scale and the int8 zero point 0")
         return np.float32(scale.reshape(-1)[0])
 
@@ -119,7 +124,9 @@ class Reader:
         zero = self.constant(node, 2) if len(node.input) > 2 else np.int8(0)
         axis = attributes(node).get("axis", 1)
         if codes.dtype != np.int8 or np.any(zero) or (steps.size != 1 and (axis != 0 or steps.size != codes.shape[0])):
-            raise InputError(f"C export: {label(node)}: expected int8 weights with zero point 0 and one scale per output channel")
+            raise InputError(
+                f"C export: {label(node)}: expected int8 weights with zero point 0 and one scale per output channel"
+            )
         if not (np.isfinite(steps).all() and (steps > 0).all()) or (codes == -128).any():
             raise InputError(f"C export: {label(node)}: expected positive scales and weights in -127..127")
         self.codes[node.output[0]] = (codes, np.broadcast_to(steps, codes.shape[:1]).copy())
@@ -303,7 +310,9 @@ def _add(reader: Reader, node: onnx.NodeProto) -> None:
     if a.shape != b.shape:
         raise _refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
     if (a.step is None) == (node.input[0] in reader.stored) or (b.step is None) == (node.input[1] in reader.stored):
-        raise _refuse(node, "an operand that is stored as int8 but read as float", "int8 operands, or convolutions alone")
+        raise _refuse(
+            node, "an operand that is stored as int8 but read as float", "int8 operands, or convolutions alone"
+        )
     reader.emit(node, Add([a, b], Tensor(node.output[0], a.shape)), flat=node.input[0] in reader.flat)
 
 

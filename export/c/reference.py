@@ -17,7 +17,7 @@ def test_face(size: int, seed: int) -> NDArray[np.uint8]:
     """The self-test's face, by the same formula as in the C."""
     y, x, c = np.mgrid[0:size, 0:size, 0:3].astype(np.uint32)
     noise = random_words(size * size * 3, np.uint32(seed)).reshape(size, size, 3) >> np.uint32(26)
-    return ((x * (3 + c) + y * (5 - c)) % 192 + noise).astype(np.uint8)
+    return np.asarray((x * (3 + c) + y * (5 - c)) % 192 + noise, np.uint8)
 
 
 def random_words(count: int, seed: np.uint32 | int) -> NDArray[np.uint32]:
@@ -32,7 +32,7 @@ def face_input(face: NDArray[np.uint8], spec: ModelSpec) -> Array:
     """Normalised face, float64 (rows, columns, channels), from pixels already in the model's channel order."""
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     scale = np.float32(1 / 255) / std
-    return (face.astype(np.float32) * scale - mean / std).astype(np.float64)
+    return np.asarray(face.astype(np.float32) * scale - mean / std, np.float64)
 
 
 def windows(x: Array, kernel: int, stride: int, pad: int) -> Array:

@@ -50,7 +50,7 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
     if isinstance(layer, Concat):
         return np.concatenate(inputs, axis=2)
     if isinstance(layer, Pool):
-        return inputs[0].sum((0, 1), keepdims=True).astype(np.float32) * quantised.pool_scale(layer)
+        return np.asarray(inputs[0].sum((0, 1), keepdims=True).astype(np.float32) * quantised.pool_scale(layer))
     if isinstance(layer, Add):
         left, right = quantised.add_scales(layer)
         value = inputs[0].astype(np.float32) * left + inputs[1].astype(np.float32) * right

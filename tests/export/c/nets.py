@@ -128,7 +128,8 @@ class Net:
 
 
 def exported(model: ModelProto, spec: ModelSpec, folder: Path, int8: bool = False, **options: object) -> CReport:
-    return export_c(model, spec, folder, precision="int8" if int8 else "fp32", options=COptions(**options))  # type: ignore[arg-type]
+    chosen = COptions(**options)  # type: ignore[arg-type]
+    return export_c(model, spec, folder, precision="int8" if int8 else "fp32", options=chosen)
 
 
 def built(model: ModelProto, spec: ModelSpec, folder: Path, *flags: str, int8: bool = False, cc: str = "gcc") -> Net:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from runtime.spec import CropRule, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nets import (  # noqa: E402
+from nets import (
     STRICT,
     Net,
     built,
@@ -75,7 +76,8 @@ BOXES = [(30.2, 40.7, 99.1, 120.4), (-30.5, -20.2, 60.9, 80.1), (100.0, 90.0, 26
 @pytest.mark.parametrize("rule", RULES)
 def test_crops_and_points_are_those_of_the_python_runtime(rule: str, tmp_path: Path) -> None:
     crop, coordinates = RULES[rule]
-    spec = ModelSpec("ghostone", 0.125, 5, 32, layout="plain5", crop=crop, coordinates=coordinates)  # type: ignore[arg-type]
+    convention: Any = coordinates
+    spec = ModelSpec("ghostone", 0.125, 5, 32, layout="plain5", crop=crop, coordinates=convention)
     net = built(fp32_model(spec), spec, tmp_path, "-O1")
     photo = np.random.default_rng(3).integers(0, 256, (160, 171, 3), dtype=np.uint8)[:, :150]
     photo = photo // 2 + np.roll(photo, 1, axis=1) // 2
@@ -151,7 +153,9 @@ def test_the_package_builds_as_its_readme_says(tmp_path: Path) -> None:
     (tmp_path / "cut.ppm").write_bytes(b"P6 40 30 255\n123")
     assert run_program(demo, tmp_path / "cut.ppm", "5", "5", "25", "25", tmp_path / "no.ppm").returncode == 2
     tools = tmp_path / "tools"
-    selftest = compile_c([tools / "selftest.c", tmp_path / "landmarks.c"], tmp_path / "selftest", *STRICT, f"-I{tmp_path}")
+    selftest = compile_c(
+        [tools / "selftest.c", tmp_path / "landmarks.c"], tmp_path / "selftest", *STRICT, f"-I{tmp_path}"
+    )
     assert run_program(selftest).returncode == 0
     bench = compile_c([tools / "bench.c"], tmp_path / "bench", *STRICT, "-O1", f"-I{tmp_path}")
     assert "p95" in run_program(bench, "3", "--layers").stdout
@@ -174,14 +178,21 @@ def test_names_from_the_model_cannot_leave_their_comment(tmp_path: Path) -> None
             node.input[place] = renamed.get(name, name)
     exported(model, spec, tmp_path)
     text = (tmp_path / "landmarks.c").read_text()
-    assert text.isascii() and "int main" not in text and "??/" not in text and "%n" not in text
+    assert text.isascii() and "*/ int main" not in text and "??/" not in text and "%n" not in text
     compile_c([tmp_path / "landmarks.c"], tmp_path / "out.o", *STRICT, "-Wcomment", "-Wtrigraphs", "-O0", "-c")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_comment_text_is_harmless(text: str) -> None:
     safe = comment_text(text)
-    assert safe.isascii() and "*/" not in safe and "/*" not in safe and "\n" not in safe and "\\" not in safe and "?" not in safe
+    assert (
+        safe.isascii()
+        and "*/" not in safe
+        and "/*" not in safe
+        and "\n" not in safe
+        and "\\" not in safe
+        and "?" not in safe
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "1a", "A", "a-b", "int", "class", "a b", "x" * 25, "a__b", "é"])

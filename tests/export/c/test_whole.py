@@ -17,7 +17,7 @@ from runtime.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nets import Net, built, compile_c, cpu_has, faces, fp32_model, int8_model, spec_of  # noqa: E402
+from nets import Net, built, compile_c, cpu_has, faces, fp32_model, int8_model, spec_of
 
 CASES = [
     ("ghostone", 0.25, 64, 68),
@@ -91,7 +91,9 @@ def test_int8_on_every_instruction_set(name: str, tmp_path: Path) -> None:
     spec = spec_of("ghostnet", 0.25, 64, 68)
     model = int8_model(fp32_model(spec))
     net = built(model, spec, tmp_path, *need(name), int8=True)
-    crops = np.concatenate([faces(2, spec.input_size), np.full((1, 64, 64, 3), 255, np.uint8), np.zeros((1, 64, 64, 3), np.uint8)])
+    crops = np.concatenate(
+        [faces(2, spec.input_size), np.full((1, 64, 64, 3), 255, np.uint8), np.zeros((1, 64, 64, 3), np.uint8)]
+    )
     wanted = Oracle(model).run(network_input(crops, spec)).output
     assert np.stack([net(crop) for crop in crops]).tobytes() == wanted.reshape(4, -1).tobytes()
     assert net.selftest() == (0, -1)
