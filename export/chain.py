@@ -14,12 +14,14 @@ from torch import nn
 
 from export.fp16 import half_outputs
 from export.links import (
+    INTEGERS,
     MIN_PROBES,
     MOST_INT8_SHIFT,
     REPEAT_SHIFT_LIMIT,
     fuse_checks,
     half_checks,
     int8_checks,
+    integers_check,
     onnx_checks,
     repeat_check,
     simplify_check,
@@ -195,7 +197,8 @@ class _Proof:
         self.stored = read_arrays(self.data["probe"], "probe.npz")
         crops = self.stored.pop("crops", np.empty(0))
         self.faces = network_input(crops, self.spec) if len(crops) else None
-        wanted = {name for name in ("fp32", "fp16", "int8") if name in self.data}
+        wanted: set[str] = {name for name in ("fp32", "fp16", "int8") if name in self.data}
+        wanted |= {INTEGERS} if "int8" in self.data else set()
         enough = len(crops) >= MIN_PROBES and set(self.stored) == wanted
         detail = f"{len(crops)} faces with outputs of {', '.join(sorted(self.stored)) or 'nothing'}"
         self.report.say("probe", "content", enough, detail)
@@ -255,9 +258,10 @@ class _Proof:
             raise InputError(
                 f"{MANIFEST}: int8 records the shift limit {limit!r}, expected at most {MOST_INT8_SHIFT:g} %"
             )
-        checks, outputs = int8_checks(self.full, quantised, self.spec, faces, limit)
+        checks, found = int8_checks(self.full, quantised, self.spec, faces, limit)
         self._take("int8", checks)
-        self.report.check("int8", repeat_check("int8", outputs, self._stored("int8"), 0.0))
+        self.report.check("int8", repeat_check("int8", found["int8"], self._stored("int8"), 0.0))
+        self.report.check("int8", integers_check(found[INTEGERS], self._stored(INTEGERS)))
 
     def _take(self, link: str, checks: Iterable[Check]) -> None:
         for check in checks:

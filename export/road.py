@@ -97,7 +97,7 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
             arrays["fp16"] = half_outputs(half, probes)
         if options.int8 is not None:
             say(f"int8, {options.int8}")
-            arrays["int8"] = add_int8(writer, graph, spec, probes, int8_request(options), say)
+            arrays |= add_int8(writer, graph, spec, probes, int8_request(options), say)
         say("manifest")
         probe = writer.add(
             "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": public_name(options.probes)}

@@ -61,8 +61,8 @@ def add_int8(
     probes: NDArray[np.float32],
     request: Int8Request,
     say: Say,
-) -> NDArray[np.float32]:
-    """Calibrate, write and measure the int8 model; returns its exact outputs on the probes."""
+) -> dict[str, NDArray[Any]]:
+    """Calibrate, write and measure the int8 model; returns what the probes file stores of it."""
     session = OrtModel(to_bytes(graph))
     faces = select_faces(
         _open(request.calib, "train"),
@@ -86,12 +86,12 @@ def add_int8(
     data = to_bytes(quantised)
     refuse_host_traces(data, "model.int8.onnx")
     limit = 100 * PROBE_SLACK * result.limit
-    checks, outputs = int8_checks(graph, quantised, spec, probes, limit)
+    checks, stored = int8_checks(graph, quantised, spec, probes, limit)
     checks += _gate_checks(result, faces, request)
     require_passed(checks, "int8")
     settings = {"shift limit on the probes, %": limit, **_settings(result, faces, request)}
     writer.add("int8", "onnx", "model.int8.onnx", data, "fp32", settings, checks)
-    return outputs
+    return stored
 
 
 def _open(text: str, split: str) -> FaceSource:

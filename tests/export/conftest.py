@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,17 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle_dir(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle of the small model; tests copy it before they change anything."""
+    from calib.quantize import quantize
     from export.road import Options, export_bundle
 
     target = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(checkpoint_file, target, Options(exporter="torchscript", fp16=True, probes="synth:12@3"))
+    options = Options(
+        exporter="torchscript", fp16=True, int8="fast", audit="synth:20@5", calib_count=20, probes="synth:12@3"
+    )
+    quick = {"equalise": False, "bias": False, "noise_steps": 0, "distill_steps": 0, "augmented_faces": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.road_int8.quantize", partial(quantize, algorithms=quick, shift_limit=0.03))
+        export_bundle(checkpoint_file, target, options)
     return target
 
 

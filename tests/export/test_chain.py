@@ -25,7 +25,7 @@ from runtime.spec import ModelSpec
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.models.zoo import build
 
-FILES = ("manifest.json", "model.ckpt", "fused.ckpt", "model.onnx", "model.fp16.onnx", "probe.npz")
+FILES = ("manifest.json", "model.ckpt", "fused.ckpt", "model.onnx", "model.fp16.onnx", "model.int8.onnx", "probe.npz")
 Change = Callable[[bytes], bytes]
 
 
@@ -59,6 +59,11 @@ def test_a_good_bundle_is_proven(bundle_dir: Path) -> None:
         ("fp16", "shift"),
         ("fp16", "shift-pixels"),
         ("fp16", "repeat-fp16"),
+        ("int8", "contract"),
+        ("int8", "shift"),
+        ("int8", "engine"),
+        ("int8", "repeat-int8"),
+        ("int8", "repeat-integers"),
     }
 
 
@@ -96,7 +101,8 @@ def forge(place: Path, changes: dict[str, Change], edit: Callable[[Manifest], Ma
         parent = None if artefact.parent is None else new_hash[artefact.parent]
         artefacts.append(replace(artefact, sha256=sha256_bytes(data), bytes=len(data), parent=parent))
     mended = tuple(
-        replace(a, checks=tuple(replace(c, data=c.data and new_hash[c.data]) for c in a.checks)) for a in artefacts
+        replace(a, checks=tuple(replace(c, data=c.data and new_hash.get(c.data, c.data)) for c in a.checks))
+        for a in artefacts
     )
     (place / MANIFEST).write_bytes(edit(replace(old, artefacts=mended)).to_bytes())
 
@@ -153,11 +159,52 @@ def test_one_weight_changed_by_a_percent_is_caught_with_all_hashes_mended(copy: 
     assert "weights" in caught(copy)
 
 
+def int8_constant(end: str, seed: int) -> Change:
+    """One value of a constant whose name ends so: a scale by one percent, a weight by one step."""
+
+    def change(data: bytes) -> bytes:
+        model = parse_onnx(data, "model")
+        generator = np.random.default_rng(seed)
+        wanted = {np.dtype(np.int8)} if end == "code" else {np.dtype(np.float32)}
+        found = [t for t in model.graph.initializer if numpy_helper.to_array(t).dtype in wanted]
+        found = [t for t in found if numpy_helper.to_array(t).any() and (end == "code" or "bias" not in t.name)]
+        tensor = found[int(generator.integers(len(found)))]
+        values = numpy_helper.to_array(tensor).copy()
+        at = int(np.argmax(np.abs(values)))
+        values.flat[at] = (
+            values.flat[at] - np.sign(values.flat[at]) if end == "code" else values.flat[at] * np.float32(1.01)
+        )
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return to_bytes(model)
+
+    return change
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("end", ["code", "scale"])
+def test_int8_constants_changed_with_all_hashes_mended_are_caught(copy: Path, end: str, seed: int) -> None:
+    forge(copy, {"int8": int8_constant(end, seed)})
+    assert "int8" in caught(copy)
+
+
+def test_a_loosened_int8_limit_is_caught(copy: Path) -> None:
+    def edit(manifest: Manifest) -> Manifest:
+        artefacts = [
+            replace(a, settings={**a.settings, "shift limit on the probes, %": 50.0}) for a in manifest.artefacts
+        ]
+        return replace(manifest, artefacts=tuple(artefacts))
+
+    forge(copy, {}, edit)
+    assert "shift limit" in caught(copy)
+
+
 def swapped(data: bytes) -> Change:
     return lambda _: data
 
 
-@pytest.mark.parametrize(("one", "other"), [("fp32", "fp16"), ("model", "fused"), ("fused", "fp32"), ("probe", "fp32")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("fp32", "fp16"), ("fp16", "int8"), ("model", "fused"), ("fused", "fp32"), ("probe", "fp32")]
+)
 @pytest.mark.parametrize("mended", [False, True])
 def test_swapped_artefacts_are_caught(copy: Path, one: str, other: str, mended: bool) -> None:
     bundle = Bundle.open(copy)
@@ -202,7 +249,7 @@ def test_a_spec_edited_everywhere_is_caught_by_the_stored_outputs(copy: Path, na
         set_spec(model, edited(spec))
         return to_bytes(model)
 
-    changes = {"model": in_checkpoint, "fused": in_checkpoint, "fp32": in_graph, "fp16": in_graph}
+    changes = {"model": in_checkpoint, "fused": in_checkpoint, "fp32": in_graph, "fp16": in_graph, "int8": in_graph}
     forge(copy, changes, lambda m: replace(m, spec=edited(m.spec)))
     assert "repeat-fp32" in caught(copy)
 
@@ -218,7 +265,8 @@ def test_probes_of_another_model_are_caught(copy: Path) -> None:
 
 def test_fewer_or_other_faces_are_caught(copy: Path) -> None:
     def fewer(data: bytes) -> bytes:
-        return arrays_to_bytes({name: a[:4] for name, a in read_arrays(data, "probe").items()})
+        arrays = read_arrays(data, "probe")
+        return arrays_to_bytes({name: a if "-" in name else a[:4] for name, a in arrays.items()})
 
     def turned(data: bytes) -> bytes:
         arrays = read_arrays(data, "probe")
@@ -313,7 +361,7 @@ def test_another_models_graph_is_caught(copy: Path, tmp_path: Path) -> None:
 
 def test_manifest_is_readable_json(bundle_dir: Path) -> None:
     data = json.loads((bundle_dir / MANIFEST).read_text())
-    assert [a["name"] for a in data["artefacts"]] == ["model", "fused", "fp32", "fp16", "probe"]
+    assert [a["name"] for a in data["artefacts"]] == ["model", "fused", "fp32", "fp16", "int8", "probe"]
     text = (bundle_dir / MANIFEST).read_text()
     assert "/" not in text.replace("multi-branch/", "") or not any(
         str(p) in text for p in bundle_dir.parents if len(str(p)) > 1
