@@ -366,5 +366,21 @@ def test_the_published_graph_and_its_import(shared: Path, tmp_path: Path) -> Non
     assert not result.passed and result.first_bad == "conv1"
 
 
+def test_probes_are_spread_over_their_source(shared_list: Path) -> None:
+    assert open_probes("synth:10", 4).indices == (0, 2, 5, 7)
+    assert len(open_probes()) == 16 and len(open_probes("synth:40")) == 40
+    assert open_probes(str(shared_list), split="train").indices == tuple(i * 20 // 16 for i in range(16))
+
+
+@pytest.fixture(scope="module")
+def shared_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty faces on disk in the train list, five in the test list."""
+    from train.data.synth import write_synth
+
+    folder = tmp_path_factory.mktemp("twenty")
+    write_synth(folder / "faces", 25, seed=1, size=48, test_fraction=0.2)
+    return folder / "faces"
+
+
 def test_limits_exist_for_every_precision() -> None:
     assert set(compare_module.LIMITS_PX) == set(compare_module.LAYER_LIMITS) == {"float32", "float16", "int8"}
