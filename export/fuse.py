@@ -120,9 +120,9 @@ def refuse_unready(model: nn.Module, *, known_good: bool = False) -> None:
             raise InputError(
                 f"block {name}: its BN has never seen data, so its statistics mean nothing; train the model first"
             )
-        values = {"running mean": norm.running_mean, "running variance": norm.running_var}
+        values: dict[str, Tensor] = {"running mean": norm.running_mean, "running variance": norm.running_var}
         if norm.affine:
-            values |= {"gamma": norm.weight, "beta": norm.bias}
+            values |= {"gamma": norm.weight.detach(), "beta": norm.bias.detach()}
         for what, value in values.items():
             if not bool(torch.isfinite(value).all()):
                 channel = int((~torch.isfinite(value)).nonzero()[0])

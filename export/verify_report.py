@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.verify_blocks import WEIGHT_LIMIT, BlockProof
-from export.verify_fuse import WHOLE_LIMIT, Proof
+from export.verify_fuse import Proof
 from runtime.files import atomic_path
 
 COLUMNS = ("block", "branches", "depth", "weights ULP", "f64 max", "f64 / limit", "f32 max", "f32 rel", "f32 / limit")
@@ -58,7 +58,11 @@ def summary(proof: Proof) -> list[list[str]]:
         shift = proof.whole.shift
         limit = proof.whole.ulp_limit
         result = [
-            ["whole net, float64 difference / output scale", f"{proof.whole.exact:.1e}", f"{WHOLE_LIMIT:.0e}"],
+            [
+                "whole net, float64 difference / output scale",
+                f"{proof.whole.exact:.1e}",
+                f"{proof.whole.exact_limit:.0e}",
+            ],
             ["whole net, float32 landmarks, ULP", f"{proof.whole.ulp:.0f}", f"{limit:.0f}"],
             ["landmarks, largest shift in input pixels", f"{shift.max_pixels:.1e}", "-"],
             [f"landmarks, worst face in % of {shift.normaliser}", f"{shift.worst_percent:.1e}", "-"],
@@ -121,14 +125,14 @@ def draw(proof: Proof, path: Path | str) -> None:
             limits = np.array([g.limit for g in gaps])
             worst = np.array([min(g.share, 1e12) for g in gaps]) * limits
             axis.plot(place, _visible(worst), "o", ms=4, color=colour, label=label)
-            axis.plot(place, _visible(limits), "_", ms=7, color="tab:red", label="limit at that value")
+            axis.plot(place, _visible(limits), "_", ms=7, color=colour, label=f"limit there, {label}")
             bad = np.array([not g.share <= 1 for g in gaps], dtype=bool)
             axis.plot(place[bad], _visible(worst[bad]), "x", ms=10, color="tab:red")
         axis.set_yscale("log")
         axis.set_ylabel("difference")
         axis.set_title(title, loc="left")
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     axes[1].set_xticks(place, [block.name for block in blocks], rotation=90, fontsize=6)
     verdict = "proven" if proof.passed else f"FAILED at {proof.problems[0].where}"
     figure.suptitle(

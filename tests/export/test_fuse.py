@@ -55,7 +55,7 @@ def test_every_model_is_proven_under_hard_statistics(name: str, width: float) ->
     fused = fuse(model, spec)
     proof = prove(model, fused, spec, random_faces(spec, 2, 5))
     assert proof.passed, proof.problems
-    assert proof.whole is not None and proof.whole.exact < 1e-12
+    assert proof.whole is not None and proof.whole.exact < 1e-10
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the original was touched"
 
 
@@ -253,6 +253,6 @@ def test_checks_for_the_manifest_pass_and_fail() -> None:
     checks = fuse_checks(model, fused, spec, random_faces(spec, 2, 7))
     assert [check.name for check in checks if not check.passed] == [] and len(checks) == 7
     with torch.no_grad():
-        fused.get_submodule("conv1.0").weight[0] *= 1.01  # type: ignore[operator, index]
+        fused.get_submodule("conv1.0").weight[1] *= 1.01  # type: ignore[operator, index]
     failed = [check.name for check in fuse_checks(model, fused, spec, random_faces(spec, 2, 7)) if not check.passed]
     assert "fuse-weights" in failed and "fuse-float32" in failed
