@@ -22,11 +22,12 @@ from export.tidy import finish, refuse_host_traces
 from runtime.backends.ort import OrtModel
 from runtime.bundle import Check
 from runtime.errors import UsageError
+from runtime.files import sha256_bytes
 from runtime.geometry import network_input
 from runtime.spec import ModelSpec
 from train.data.open import open_source, splits_in
 from train.data.sample import FaceSource
-from train.evaluate import crop_faces, evaluate
+from train.evaluate import Crops, crop_faces, evaluate
 
 PROBE_SLACK = 3.0
 """The probes are other faces than those calibrated on, and often synthetic: their limit is this much wider."""
@@ -71,12 +72,13 @@ def add_int8(
         lambda crops: np.asarray(session(network_input(crops, spec)), dtype=np.float32),
         seed=request.seed,
     )
+    crops = None if request.labelled is None else crop_faces(_open(request.labelled, "test"), spec)
     result = quantize(
         graph,
         spec,
         faces,
         mode=request.mode,
-        labelled=None if request.labelled is None else _labelled(request.labelled, spec),
+        labelled=None if crops is None else _labelled(crops, spec, public_name(str(request.labelled))),
         max_drop=request.max_drop,
         seed=request.seed,
         progress=lambda share, what: say(f"int8 {100 * share:.0f} %: {what}"),
@@ -87,7 +89,7 @@ def add_int8(
     refuse_host_traces(data, "model.int8.onnx")
     limit = 100 * PROBE_SLACK * result.limit
     checks, stored = int8_checks(graph, quantised, spec, probes, limit)
-    checks += _gate_checks(result, faces, request)
+    checks += _gate_checks(result, faces, crops, request)
     require_passed(checks, "int8")
     settings = {"shift limit on the probes, %": limit, **_settings(result, faces, request)}
     writer.add("int8", "onnx", "model.int8.onnx", data, "fp32", settings, checks)
@@ -99,25 +101,24 @@ def _open(text: str, split: str) -> FaceSource:
     return open_source(text, split=split if splits_in(text) else None)  # type: ignore[arg-type]
 
 
-def _labelled(text: str, spec: ModelSpec) -> Labelled:
-    crops = crop_faces(_open(text, "test"), spec)
-
+def _labelled(crops: Crops, spec: ModelSpec, name: str) -> Labelled:
     def nme(predict: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Mapping[str, float]:
-        return {name: s.nme for name, s in evaluate(predict, crops, spec).scores.items()}
+        return {subset: s.nme for subset, s in evaluate(predict, crops, spec).scores.items()}
 
-    return Labelled(nme, public_name(text))
+    return Labelled(nme, name)
 
 
-def _gate_checks(result: Int8Result, faces: CalibrationFaces, request: Int8Request) -> list[Check]:
+def _gate_checks(result: Int8Result, faces: CalibrationFaces, crops: Crops | None, request: Int8Request) -> list[Check]:
     """Numbers that cannot be measured again from the bundle alone: written down with the hash of their faces."""
     held = "mean landmark shift on held-back calibration faces, % of the normaliser"
     limit = 100 * result.limit if request.labelled is None else 100 * max(result.limit, result.shift)
     checks = [Check("held-back-shift", held, 100 * result.shift, limit, faces.digest, request.seed)]
-    if result.nme:
+    if crops is not None:
         exact, rough = result.nme["all"]
         drop = 100 * (rough / exact - 1)
         metric = f"% NME increase on {public_name(str(request.labelled))}"
-        checks.append(Check("nme-drop", metric, drop, 100 * request.max_drop, faces.digest, request.seed))
+        data = sha256_bytes(crops.images.tobytes())
+        checks.append(Check("nme-drop", metric, drop, 100 * request.max_drop, data, request.seed))
     return checks
 
 

@@ -38,6 +38,7 @@ def tidy(model: ModelProto, spec: ModelSpec) -> ModelProto:
     _plain_constants(result.graph)
     means_to_pools(result)
     _drop_zero_biases(result.graph)
+    _own_biases(result.graph)
     _plain_attributes(result.graph)
     _rename(result.graph)
     _order_constants(result.graph)
@@ -183,6 +184,20 @@ def _drop_zero_biases(graph: GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in zeros:
             del node.input[2]
+
+
+def _own_biases(graph: GraphProto) -> None:
+    """Equal biases are shared by exporters; each layer gets its own back, under its own name."""
+    constants = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        name = node.input[1].removesuffix(".weight") + ".bias"
+        if node.input[1].endswith(".weight") and node.input[2] != name and name not in constants:
+            constants[name] = graph.initializer.add()
+            constants[name].CopyFrom(constants[node.input[2]])
+            constants[name].name = name
+            node.input[2] = name
 
 
 def _plain_attributes(graph: GraphProto) -> None:

@@ -28,6 +28,7 @@ from runtime.backends.ort import OrtModel
 from runtime.errors import CheckFailedError, InputError, UsageError
 from runtime.spec import ModelSpec
 from train.models.count import count
+from train.models.zoo import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,6 +141,19 @@ def test_tidying_twice_changes_nothing(onnx_model: ModelProto, spec: ModelSpec) 
     once = to_bytes(onnx_model)
     assert to_bytes(tidy(onnx_model, spec)) == once
     assert hashlib.sha256(once).hexdigest() == hashlib.sha256(to_bytes(onnx_model)).hexdigest()
+
+
+def test_equal_biases_are_not_shared(spec: ModelSpec, probes: NDArray[np.float32]) -> None:
+    """Exporters store equal constants once; the layer that loses its bias by that would fail the weight check."""
+    torch.manual_seed(3)
+    model = build(spec, fused=True).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            torch.nn.init.constant_(module.bias, 0.01)
+    raw = export_graph(model, spec, exporter="torchscript")
+    graph = simplify(raw, spec, probes, 1e4).model
+    assert foreign_weights(model, graph) == 0
+    assert sum(t.name.endswith(".bias") for t in graph.graph.initializer) == 51
 
 
 def test_the_other_simplifier_gives_an_equal_graph(
