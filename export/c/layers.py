@@ -223,8 +223,8 @@ class LayerWriter:
         operands = ", ".join(f"{self.row(t, 'y')}, {self.buffer(t).pixel_step}" for t in layer.inputs)
         return (
             f"    for (int y = from; y < to; y++) {{\n        lm_add_row({operands},\n"
-            f"                   {self.row(layer.output, 'y')}, {target.buffer.pixel_step}, {layer.output.shape.width}, "
-            f"{target.pixel.lanes}, {int(layer.relu)});\n    }}\n"
+            f"                   {self.row(layer.output, 'y')}, {target.buffer.pixel_step}, "
+            f"{layer.output.shape.width}, {target.pixel.lanes}, {int(layer.relu)});\n    }}\n"
         )
 
     def _pool(self, layer: Pool) -> str:
