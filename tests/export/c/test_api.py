@@ -20,7 +20,7 @@ from runtime.spec import CropRule, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nets import (
+from c_nets import (
     STRICT,
     Net,
     built,

@@ -17,7 +17,7 @@ from runtime.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nets import Net, built, compile_c, cpu_has, faces, fp32_model, int8_model, spec_of
+from c_nets import Net, built, compile_c, cpu_has, faces, fp32_model, int8_model, spec_of
 
 CASES = [
     ("ghostone", 0.25, 64, 68),

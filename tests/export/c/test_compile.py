@@ -1,0 +1,174 @@
+"""The compiler's passes: what is refused, what is fused, and that no two living rows share memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.c import reference
+from export.c.ir import Add, Concat, Dense, Graph, Pool, Relu
+from export.c.layout import Layouts
+from export.c.pack import panels
+from export.c.passes import is_int8, optimise
+from export.c.plan import Plan, Tuning, input_rows, make_plan
+from export.c.quantised import face_formula
+from export.c.read import read, supported_ops
+from runtime.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from nets import fp32_model, int8_model, spec_of
+
+FAMILY = [("ghostone", 0.25), ("ghostnet", 0.25), ("ghostnet-slim", 0.3), ("pfld", 0.125)]
+
+
+def tiny(op: str, **attributes: object) -> onnx.ModelProto:
+    """Face -> 3x3 convolution -> one operator."""
+    weight = onnx.numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        onnx.helper.make_node(op, ["c"], ["y"], **attributes),
+    ]
+    values = [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 16, 16])]
+    outputs = [onnx.helper.make_tensor_value_info("y", 1, None)]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values, outputs, [weight]))
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "HardSwish", "MaxPool", "Resize", "LSTM"])
+def test_foreign_operators_are_refused_by_name_with_the_list_of_known_ones(op: str) -> None:
+    with pytest.raises(InputError, match=op) as error:
+        read(tiny(op))
+    assert all(known in str(error.value) for known in supported_ops())
+
+
+def test_known_operators_with_foreign_settings_are_refused() -> None:
+    for model, word in [
+        (tiny("AveragePool", kernel_shape=[2, 2]), "window"),
+        (tiny("Clip", min=0.0, max=6.0), "limits"),
+        (tiny("Flatten"), "1x1 map"),
+        (tiny("Relu"), "not a vector"),
+    ]:
+        with pytest.raises(InputError, match=word):
+            read(model)
+
+
+def test_broken_weights_are_refused() -> None:
+    model = fp32_model(spec_of("ghostone", 0.125, 32, 5))
+    weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0, 0, 0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    with pytest.raises(InputError, match="NaN"):
+        read(model)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(InputError, match="external"):
+        read(model)
+
+
+@pytest.mark.parametrize(("architecture", "width"), FAMILY)
+def test_passes_change_nothing_but_the_work(architecture: str, width: float) -> None:
+    model = fp32_model(spec_of(architecture, width, 64, 68))
+    face = np.random.default_rng(0).normal(size=(64, 64, 3))
+
+    def relu_by_hand(graph: Graph) -> np.ndarray:
+        values = {id(graph.input): face}
+        for layer in graph.layers:
+            inputs = [values[id(tensor)] for tensor in layer.inputs]
+            values[id(layer.output)] = (
+                np.maximum(inputs[0], 0) if isinstance(layer, Relu) else reference.compute(layer, inputs)
+            )
+        return values[id(graph.output)]
+
+    plain = relu_by_hand(read(model))
+    graph = optimise(read(model))
+    assert not any(isinstance(layer, Relu) for layer in graph.layers)
+    assert np.allclose(reference.run(graph, face)[id(graph.output)], plain, rtol=1e-9, atol=1e-9)
+    for index, layer in enumerate(graph.layers):
+        if isinstance(layer, Pool):
+            assert graph.layers[index - 1].output is layer.inputs[0]
+    if architecture == "pfld":
+        assert not any(isinstance(layer, Add) for layer in graph.layers)
+        assert any(isinstance(layer, Dense) and len(layer.inputs) == 2 for layer in graph.layers)
+
+
+@pytest.mark.parametrize(("architecture", "width"), FAMILY)
+def test_concatenated_halves_are_written_in_place(architecture: str, width: float) -> None:
+    graph = optimise(read(fp32_model(spec_of(architecture, width, 64, 68))))
+    layouts = Layouts(graph)
+    for layer in graph.layers:
+        if isinstance(layer, Concat):
+            home, start = layouts.home(layer.output)
+            for part in layer.inputs:
+                assert layouts.home(part) == (home, start)
+                start += layouts.pixel(part).lanes
+
+
+def replay(plan: Plan) -> None:
+    """Run the schedule row by row; every row that is read must still be the one that was written there."""
+    memory: dict[tuple[int, int], tuple[str, int]] = {}
+    for group in plan.groups:
+        for tick in range(group.ticks):
+            for step in group.steps:
+                for row in step.rows(tick):
+                    for position, tensor in enumerate(step.layer.inputs):
+                        place = plan.place(tensor)
+                        rows = input_rows(step.layer, row) if position == 0 else range(row, row + 1)
+                        for source in rows:
+                            if 0 <= source < tensor.shape.height:
+                                for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                                    slot = (id(place.buffer), source % place.buffer.rows)
+                                    assert memory.get((*slot, lane)) == source, (step.layer.name, row, source)  # type: ignore[call-overload]
+                    if not isinstance(step.layer, Pool):
+                        place = plan.place(step.layer.output)
+                        for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                            memory[(id(place.buffer), row % place.buffer.rows, lane)] = row  # type: ignore[index, assignment]
+                    else:
+                        place = plan.place(step.layer.output)
+                        for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                            memory[(id(place.buffer), 0, lane)] = 0  # type: ignore[index, assignment]
+
+
+@pytest.mark.parametrize(("architecture", "width"), FAMILY)
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_no_living_row_is_overwritten(architecture: str, width: float, int8: bool) -> None:
+    model = fp32_model(spec_of(architecture, width, 64, 68))
+    model = int8_model(model) if int8 else model
+    for tuning in (
+        Tuning(),
+        Tuning(stream_bytes=1),
+        Tuning(stream_bytes=1 << 30),
+        Tuning(1, 2),
+        Tuning(1, 1, 10**9, 2),
+    ):
+        graph = optimise(read(model))
+        assert is_int8(graph) == int8
+        plan = make_plan(graph, tuning)
+        replay(plan)
+        for one in plan.buffers:
+            for other in plan.buffers:
+                if one is not other and one.first <= other.last and other.first <= one.last:
+                    assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
+        assert plan.lower_bound <= plan.arena <= 1.15 * plan.lower_bound
+
+
+@given(st.integers(1, 64))
+def test_panels_cover_all_vectors_evenly(vectors: int) -> None:
+    sizes = panels(vectors)
+    assert sum(sizes) == vectors and max(sizes) <= 4 and max(sizes) - min(sizes) <= 1
+
+
+@settings(max_examples=50)
+@given(st.floats(0.002, 0.2), st.floats(0.1, 0.9), st.floats(0.1, 1.0))
+def test_a_formula_for_the_face_gives_every_code(step: float, mean: float, std: float) -> None:
+    byte = np.arange(256, dtype=np.float32)
+    codes = np.clip(np.rint((byte / 255 - mean) / std / step), -128, 127).astype(np.int8)
+    found = face_formula(np.repeat(codes[:, None], 3, axis=1))
+    if found is not None:
+        factor, shift = found[0][0], found[1][0]
+        assert (np.clip((np.arange(256) * factor + shift) >> 16, -128, 127) == codes).all()
