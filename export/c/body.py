@@ -61,7 +61,7 @@ def _needed(plan: Plan, int8: bool) -> list[str]:
     """Row kernels that this model needs."""
     layers = layer_of(plan)
     patches = any(isinstance(x, Dense) and gemm_mode(x, plan.graph.input) == "patch" for x in layers)
-    names = ["add"] if any(isinstance(x, Add) for x in layers) else []
+    names = ["add"] if any(isinstance(x, Add) for x in layers) and not int8 else []
     names += ["pool"] if any(isinstance(x, Pool) for x in layers) and not int8 else []
     names += ["patch"] if patches else []
     return [f"q{name}-s8" if int8 else f"{name}-f32" for name in names]

@@ -42,7 +42,7 @@ F32: dict[str, Isa] = {
 }
 """Float kernels, best first."""
 
-_PLAIN_ROWS = ("qpool-s8-scalar", "qinput-s8-scalar", "product-f32-scalar")
+_PLAIN_ROWS = ("qpool-s8-scalar", "qinput-s8-scalar", "qadd-s8-scalar", "product-f32-scalar")
 
 S8: dict[str, Isa] = {
     "avx512": Isa(
@@ -53,21 +53,22 @@ S8: dict[str, Isa] = {
             "qdw3x3-s8-avx512vnni",
             "qpool-s8-avx512vnni",
             "qinput-s8-avx512vnni",
+            "qadd-s8-avx512vnni",
             "product-f32-avx512vnni",
         ),
-        ("avx512vnni",) * 5,
+        ("avx512vnni",) * 6,
         128,
     ),
     "avx2": Isa(
-        "defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 3
+        "defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 4
     ),
     "neon": Isa(
         "defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)",
         "NEON dot product",
         ("qgemm-s8-neondot", "qdw3x3-s8-neondot", *_PLAIN_ROWS),
-        ("neondot",) * 2 + ("scalar",) * 3,
+        ("neondot",) * 2 + ("scalar",) * 4,
     ),
-    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 5),
+    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 6),
 }
 """Int8 kernels, best first."""
 
@@ -89,7 +90,7 @@ def header_text(path: str) -> str:
 def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
     """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
     table = S8 if int8 else F32
-    entries = ("qgemm", "qdw", "qpool_row", "qinput_row", "ordered_product") if int8 else ("gemm", "dw")
+    entries = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product") if int8 else ("gemm", "dw")
     text, word = "", "#if"
     for name in (n for n in table if n in wanted or n == "scalar"):
         isa = table[name]

@@ -48,7 +48,10 @@ def scales(layer: Dense | Depthwise) -> Scales:
 
 def addend(source: Tensor, target: Tensor) -> np.float32:
     """What one unit of an added tensor is worth in units of the sum."""
-    return np.float32(step_of(source) / step_of(target))
+    scale = np.float32(step_of(source) / step_of(target))
+    if scale >= 2.0**22:
+        raise InputError(f"C export: {target.name!r}: its int8 scale is far too small for what is added")
+    return scale
 
 
 def add_scales(layer: Add) -> tuple[np.float32, np.float32]:

@@ -1,7 +1,7 @@
 #include "kernel-s8.h"
 
 /* Sum of two rows of codes: each times its own scale, added in float32, rounded once. */
-static void lm_qadd_row(const uint8_t *a, size_t a_step, float a_scale, const uint8_t *b, size_t b_step, float b_scale, uint8_t *y,
+static LM_UNUSED void lm_qadd_row_scalar(const uint8_t *a, size_t a_step, float a_scale, const uint8_t *b, size_t b_step, float b_scale, uint8_t *y,
                         size_t y_step, int pixels, int lanes, int low)
 {
     for (int p = 0; p < pixels; p++) {
