@@ -15,7 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import compare, console, data, demo, eval, export, import_, inspect, train, verify
+from toolkit.cli import compare, console, data, demo, doctor, eval, export, import_, inspect, train, verify
 
 app = typer.Typer(
     name="toolkit",
@@ -52,6 +52,7 @@ app.command("compare")(compare.run)
 app.command("eval")(eval.run)
 app.command("export")(export.run)
 app.command("inspect")(inspect.run)
+app.command("doctor")(doctor.run)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
