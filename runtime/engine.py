@@ -347,9 +347,7 @@ def _again() -> str:
 def install_hint() -> str:
     """Where TensorRT comes from: never from the public registry on a Jetson."""
     if "aarch64" in platform_name():
-        return (
-            "on Jetson it comes with JetPack: sudo apt install nvidia-jetpack (never pip), then use the system's Python"
-        )
+        return "on Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and never from pip"
     return "pip install tensorrt --extra-index-url https://pypi.nvidia.com, or NVIDIA's container"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,12 +111,18 @@ def platform_name() -> str:
     return f"{platform.system().lower()}-{platform.machine().lower()}"
 
 
-def _load_driver() -> ctypes.CDLL:
-    for name in DRIVER_NAMES:
-        try:
+def first_library(names: Iterable[str]) -> ctypes.CDLL | None:
+    """The first of these shared libraries that can be loaded."""
+    for name in names:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
+    return None
+
+
+def _load_driver() -> ctypes.CDLL:
+    library = first_library(DRIVER_NAMES)
+    if library is not None:
+        return library
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     where = f" (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else ""
     raise MissingBackendError(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import MissingBackendError, ToolkitError
-from runtime.gpu import cuda_text
+from runtime.gpu import cuda_text, first_library
 
 RUNTIME_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 RUNTIME_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/aarch64-linux/lib")
@@ -162,16 +162,14 @@ def host_array(address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """float32 values at an address of host memory, not copied."""
     count = int(np.prod(shape))
     memory = (ctypes.c_float * count).from_address(address)
-    return np.frombuffer(memory, dtype=np.float32).reshape(shape)
+    return np.ctypeslib.as_array(memory).reshape(shape)
 
 
 def load_runtime() -> ctypes.CDLL:
     """libcudart from the system, from CUDA's folder or from NVIDIA's wheels."""
-    for candidate in runtime_candidates():
-        try:
-            return ctypes.CDLL(candidate)
-        except OSError:
-            continue
+    library = first_library(runtime_candidates())
+    if library is not None:
+        return library
     raise MissingBackendError(
         "libcudart, the CUDA runtime, is not here; on Jetson: sudo apt install nvidia-jetpack; elsewhere: install CUDA "
         "or pip install nvidia-cuda-runtime-cu12 (the major version that your TensorRT was made for)"
