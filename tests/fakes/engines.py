@@ -53,8 +53,8 @@ def card_of(
     )
     built = Built("tensorrt", SURFACES[version].version, "12.6", "", platform_name())
     card = EngineCard(
-        sha256_bytes(plan), len(plan), built, GPU.name, GPU.sm, "model.onnx", "0" * 64, "fp32", Profile(*profile), ports,
-        {"float32": 1}, EngineOptions("strong", 3, 256), SPEC, "test",
+        sha256_bytes(plan), len(plan), built, GPU.name, GPU.sm, "model.onnx", "0" * 64, "fp32", Profile(*profile),
+        ports, {"float32": 1}, EngineOptions("strong", 3, 256), SPEC, "test",
     )  # fmt: skip
     return replace(card, **changes)
 

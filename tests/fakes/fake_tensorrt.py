@@ -47,15 +47,15 @@ class Surface:
     weak: bool
     calibrators: bool
     monitor: bool
-    profile_sharing: bool
+    sharing: bool
     same_sm: bool
 
 
 SURFACES = {
-    "8.6": Surface("8.6.2", strong=False, weak=True, calibrators=True, monitor=False, profile_sharing=True, same_sm=False),
-    "10.3": Surface("10.3.0", strong=True, weak=True, calibrators=True, monitor=True, profile_sharing=True, same_sm=False),
-    "11": Surface("11.4.0.106", strong=True, weak=False, calibrators=False, monitor=True, profile_sharing=False, same_sm=True),
-}  # fmt: skip
+    "8.6": Surface("8.6.2", strong=False, weak=True, calibrators=True, monitor=False, sharing=True, same_sm=False),
+    "10.3": Surface("10.3.0", strong=True, weak=True, calibrators=True, monitor=True, sharing=True, same_sm=False),
+    "11": Surface("11.4.0.106", strong=True, weak=False, calibrators=False, monitor=True, sharing=False, same_sm=True),
+}
 
 
 def make(version: str, cuda: Any, behaviour: Behaviour | None = None, compute: Compute | None = None) -> Any:
@@ -79,7 +79,7 @@ def make(version: str, cuda: Any, behaviour: Behaviour | None = None, compute: C
     trt.LayerInformationFormat = Enum("LayerInformationFormat", ["ONELINE", "JSON"])
     levels = ["NONE", "AMPERE_PLUS", *(["SAME_COMPUTE_CAPABILITY"] if surface.same_sm else [])]
     trt.HardwareCompatibilityLevel = Enum("HardwareCompatibilityLevel", levels)
-    if surface.profile_sharing:
+    if surface.sharing:
         trt.PreviewFeature = Enum("PreviewFeature", ["PROFILE_SHARING_0806"])
 
     class ILogger:
