@@ -15,7 +15,21 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
-from toolkit.cli import compare, console, data, demo, doctor, eval, export, import_, inspect, train, verify
+from toolkit.cli import (
+    compare,
+    console,
+    data,
+    demo,
+    doctor,
+    eval,
+    export,
+    fit_crop,
+    import_,
+    inspect,
+    run,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="toolkit",
@@ -53,6 +67,8 @@ app.command("eval")(eval.run)
 app.command("export")(export.run)
 app.command("inspect")(inspect.run)
 app.command("doctor")(doctor.run)
+app.command("run")(run.run)
+app.command("fit-crop")(fit_crop.run)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
