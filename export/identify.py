@@ -16,7 +16,7 @@ from runtime.layouts import IBUG68, WFLW98
 from runtime.spec import MAX_INPUT, MAX_POINTS, ModelSpec
 from train.checkpoint import Kind
 from train.models.nets import GHOSTNET_STAGES, SLIM_STAGES, channels
-from train.models.zoo import ZOO, build, entry
+from train.models.zoo import FAMILY, build, entry
 
 Shape = tuple[int, ...]
 
@@ -65,7 +65,7 @@ def identify(state: Mapping[str, Tensor], where: str, architecture: str | None =
     """Find the one model of the zoo that the weights fit exactly; anything else is an error that says what differs."""
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     branches = _branches(shapes)
-    wanted = [entry(architecture).name] if architecture else list(ZOO)
+    wanted = [entry(architecture).name] if architecture else list(FAMILY)
     forms = [(name, kind) for name in wanted for kind in ("multi-branch", "fused")]
     fitting = [form for form in forms if _names(*form, branches) == shapes.keys()]
     if not fitting:
@@ -119,7 +119,7 @@ def _names(architecture: str, kind: str, branches: int) -> Iterable[str]:
 
 def _misfit(shapes: Mapping[str, Shape], forms: list[tuple[str, str]], branches: int) -> str:
     if project := foreign_project(shapes):
-        return f"this looks like {project}; it is not of the family that can be imported ({', '.join(ZOO)})"
+        return f"this looks like {project}; it is not of the family that can be imported ({', '.join(FAMILY)})"
     form, kind = min(forms, key=lambda f: len(set(_names(f[0], f[1], branches)) ^ shapes.keys()))
     wanted = list(_names(form, kind, branches))
     missing = [name for name in wanted if name not in shapes]

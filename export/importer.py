@@ -22,7 +22,7 @@ from runtime.errors import CheckFailedError, InputError, UsageError
 from runtime.files import atomic_path, read_bytes, read_json, require_file, sha256_bytes, sha256_file
 from runtime.spec import ChannelOrder, Coordinates, CropRule, ModelSpec, Rounding
 from train.checkpoint import Checkpoint, Kind, load_model, save_checkpoint
-from train.models.zoo import ZOO
+from train.models.zoo import FAMILY, ZOO
 
 PROOF_LIMIT = 1e-5
 """Largest difference of an output (in crop sides) between the imported model and its ONNX source."""
@@ -166,10 +166,10 @@ def identify_onnx(model: ModelProto, where: str, architecture: str | None = None
     """Names and identity for the weights of an ONNX graph of the family."""
     names = [tensor.name for tensor in model.graph.initializer]
     if project := foreign_project(names):
-        raise InputError(f"{where}: this looks like {project}; it is not of the family ({', '.join(ZOO)})")
+        raise InputError(f"{where}: this looks like {project}; it is not of the family ({', '.join(FAMILY)})")
     weights = read_weights(model, where)
     counts: dict[str, int] = {}
-    for name in [architecture] if architecture else ZOO:
+    for name in [architecture] if architecture else FAMILY:
         model_outline = outline(name)
         counts[name] = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model_outline.modules())
         if counts[name] == len(weights):

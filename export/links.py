@@ -111,9 +111,14 @@ def onnx_checks(
 
 
 def foreign_weights(model: nn.Module, graph: ModelProto) -> int:
-    """How many constants of the graph and tensors of the model have no equal partner of the same name."""
-    mine = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    its = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.graph.initializer}
+    """How many constants of the graph and tensors of the model have no equal partner of the same name.
+
+    Integers (indices, shapes) are wiring, not weights: the outputs and a fresh export tell whether they are right.
+    """
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}
+    mine = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    constants = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.graph.initializer}
+    its = {name: values for name, values in constants.items() if not np.issubdtype(values.dtype, np.integer)}
     wrong = sum(name not in mine or not _same_bits(mine[name], values) for name, values in its.items())
     # A bias of zeros may be left out; everything else must be there.
     return wrong + sum(name not in its and bool(values.any()) for name, values in mine.items())

@@ -26,7 +26,7 @@ def weighted_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if any(name.startswith(prefix) for prefix in inside):
             continue
         sequence = isinstance(module, nn.Sequential) and isinstance(module[0], nn.Conv2d)
-        if sequence or isinstance(module, (MobileOneBlock, FusedBlock, nn.Linear)):
+        if sequence or isinstance(module, (MobileOneBlock, FusedBlock, nn.Linear, nn.Conv2d)):
             found.append((name, module))
             inside.append(name + ".")
     return found

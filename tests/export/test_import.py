@@ -32,7 +32,7 @@ from runtime.files import sha256_file
 from runtime.geometry import network_input
 from runtime.spec import ModelSpec
 from train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
-from train.models.zoo import ZOO, build
+from train.models.zoo import FAMILY, build
 
 PUBLISHED = {"ghostone": 2086, "ghostnet": 351, "ghostnet-slim": 351, "pfld": 255}
 """How many weights upstream's checkpoints hold."""
@@ -241,7 +241,7 @@ def test_no_table_of_weights(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- ONNX files
 
 
-@pytest.mark.parametrize("architecture", list(ZOO))
+@pytest.mark.parametrize("architecture", list(FAMILY))
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_an_anonymous_graph_maps_by_its_wiring(
     tmp_path: Path, graph: Callable[..., ModelProto], architecture: str, shuffled: bool
@@ -458,7 +458,7 @@ def outline_state(spec: ModelSpec, fused: bool) -> dict[str, Tensor]:
         return build(spec, fused=fused).state_dict()
 
 
-@pytest.mark.parametrize("architecture", list(ZOO))
+@pytest.mark.parametrize("architecture", list(FAMILY))
 @pytest.mark.parametrize("width", [0.25, 0.35, 0.8, 1.0, 1.5])
 def test_every_model_of_the_zoo_is_recognised_by_shape(architecture: str, width: float) -> None:
     spec = spec_of_upstream(architecture, width, 96, 68)

@@ -11,10 +11,15 @@ from torch import nn
 
 from runtime.errors import UsageError
 from runtime.spec import ModelSpec
+from train.models.backbones import V3_LARGE, V3_SMALL, MobileNetV3, MobileOneS0, ResNet18, ShuffleNetV2, V3Table
 from train.models.blocks import Maker, conv_block, fused_conv_block
 from train.models.count import Cost, count
+from train.models.hrnet import HRNet
 from train.models.mobileone import FusedBlock, MobileOneBlock
 from train.models.nets import GHOSTNET_STAGES, PFLD, SLIM_STAGES, GhostLandmarks, Shape
+
+_OUTPUT = "fc"
+"""Every net calls its last layer so."""
 
 Builder = Callable[[ModelSpec, bool], nn.Module]
 
@@ -44,6 +49,27 @@ def _ghostone(spec: ModelSpec, fused: bool) -> nn.Module:
     return GhostLandmarks(_shape(spec), make, SLIM_STAGES, shortcut=False)
 
 
+def _mobilenetv3(table: V3Table, spec: ModelSpec, fused: bool) -> nn.Module:
+    return MobileNetV3(table, spec.width, 2 * spec.points, fused=fused)
+
+
+def _shufflenet(spec: ModelSpec, fused: bool) -> nn.Module:
+    return ShuffleNetV2(spec.width, 2 * spec.points, fused=fused)
+
+
+def _resnet(spec: ModelSpec, fused: bool) -> nn.Module:
+    return ResNet18(spec.width, 2 * spec.points, fused=fused)
+
+
+def _mobileone(spec: ModelSpec, fused: bool) -> nn.Module:
+    make: Maker = FusedBlock if fused else partial(MobileOneBlock, branches=spec.branches)
+    return MobileOneS0(make, spec.width, 2 * spec.points)
+
+
+def _hrnet(spec: ModelSpec, fused: bool) -> nn.Module:
+    return HRNet(spec.width, spec.points, spec.input_size, fused=fused)
+
+
 @dataclass(frozen=True)
 class ZooEntry:
     """One architecture."""
@@ -52,6 +78,8 @@ class ZooEntry:
     what: str
     build: Builder
     multi_branch: bool = False
+    family: bool = True
+    """One of the PFLD family, which imports, int8 and C know; the others train, fuse and export ONNX and float16."""
 
 
 ZOO: dict[str, ZooEntry] = {
@@ -61,8 +89,17 @@ ZOO: dict[str, ZooEntry] = {
         ZooEntry("ghostnet", "PFLD-GhostNet: ghost bottlenecks with shortcut", _ghostnet),
         ZooEntry("ghostnet-slim", "GhostNet with narrower hidden layers", _slim),
         ZooEntry("ghostone", "PFLD-GhostOne: MobileOne branches in training, one convolution fused", _ghostone, True),
+        ZooEntry("mobilenetv3-small", "MobileNetV3 small", partial(_mobilenetv3, V3_SMALL), family=False),
+        ZooEntry("mobilenetv3-large", "MobileNetV3 large", partial(_mobilenetv3, V3_LARGE), family=False),
+        ZooEntry("shufflenetv2", "ShuffleNetV2 1.5x", _shufflenet, family=False),
+        ZooEntry("mobileone-s0", "MobileOne S0: the same blocks as GhostOne, no ghosts", _mobileone, True, False),
+        ZooEntry("resnet18", "ResNet-18", _resnet, family=False),
+        ZooEntry("hrnet-w18", "HRNet-W18: heatmaps, read by their centre of mass", _hrnet, family=False),
     )
 }
+
+
+FAMILY: tuple[str, ...] = tuple(name for name, one in ZOO.items() if one.family)
 
 
 def entry(architecture: str) -> ZooEntry:
@@ -87,14 +124,16 @@ def initialise(model: nn.Module) -> None:
     """Kaiming weights for convolutions; the output layer starts near the middle of the crop."""
     if any(parameter.is_meta for parameter in model.parameters()):
         return
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Conv2d, nn.Linear)):
+            continue
+        is_output = name == _OUTPUT
+        if is_output:
             nn.init.normal_(module.weight, std=0.005)
-            nn.init.constant_(module.bias, 0.5)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.constant_(module.bias, 0.5 if is_output and isinstance(module, nn.Linear) else 0.0)
 
 
 @dataclass(frozen=True)
