@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class Exchange(nn.Module):
         for target, paths in enumerate(self.paths):
             size = maps[target].shape[-2:]
             total: Tensor | None = None
-            for source, path in enumerate(paths):  # type: ignore[arg-type]
+            for source, path in enumerate(cast(nn.ModuleList, paths)):
                 part = path(maps[source])
                 if source > target:
                     part = F.interpolate(part, size=size, mode="nearest")
@@ -125,7 +126,7 @@ class HRNet(nn.Module):
         for index, stage in enumerate(self.stages):
             if index:
                 maps.append(self.starts[index + 1](maps[-1]))
-            for module in stage:  # type: ignore[union-attr]
+            for module in cast(nn.ModuleList, stage):
                 maps = module(maps)
         size = maps[0].shape[-2:]
         same = [maps[0], *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:])]
