@@ -48,6 +48,9 @@ class BundleWriter:
     def __getitem__(self, name: str) -> Artefact:
         return self._artefacts[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._artefacts
+
     def measured_on(self, name: str, data: Artefact) -> None:
         """Say that the checks of an artefact were measured on another one."""
         mine = self._artefacts[name]

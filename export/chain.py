@@ -27,6 +27,8 @@ from export.links import (
     simplify_check,
     truth,
 )
+from export.links_c import PARENT as C_PARENT
+from export.links_c import CRequest, Generated, Truth, artefact_name, folder_of, generate, int8_truth, measure
 from export.onnx_export import export_graph
 from export.onnx_file import opset_of, parse_onnx, spec_of, to_bytes
 from export.shift import landmark_shift
@@ -53,11 +55,13 @@ class Result:
     detail: str
     value: float | None = None
     limit: float | None = None
+    ran: bool = True
+    """False where this machine lacks what the check needs; `detail` says what."""
 
 
 SLACK = 4.0
 """How much worse another machine may measure than what was written down at export."""
-_SMALL = {"ULP": 16.0, "mean": 0.001}
+_SMALL = {"ULP": 16.0, "mean": 0.001, "largest": 0.001}
 """Noise that even a perfect link shows, by the first word of the metric."""
 
 
@@ -76,10 +80,14 @@ class Report:
     def failures(self) -> list[Result]:
         return [r for r in self.results if not r.passed]
 
-    def check(self, link: str, check: Check) -> None:
+    @property
+    def not_run(self) -> list[Result]:
+        return [r for r in self.results if not r.ran]
+
+    def check(self, link: str, check: Check, *, recorded_at_export: bool = True) -> None:
         """Take a measured number over; where export wrote it down, what it wrote must be honest."""
         self.results.append(Result(link, check.name, check.passed, check.metric, check.value, check.limit))
-        if check.name.startswith("repeat-"):
+        if check.name.startswith("repeat-") or not recorded_at_export:
             return
         recorded = [c for c in self.manifest.artefact(link).checks if c.name == check.name]
         if not recorded:
@@ -96,6 +104,10 @@ class Report:
 
     def say(self, link: str, name: str, passed: bool, detail: str) -> None:
         self.results.append(Result(link, name, passed, detail))
+
+    def skip(self, link: str, name: str, why: str) -> None:
+        """A check that this machine cannot make; it neither passes nor fails."""
+        self.results.append(Result(link, name, True, f"not run: {why}", ran=False))
 
 
 def verify_bundle(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Report:
@@ -147,9 +159,10 @@ def _parents(bundle: Bundle, report: Report) -> None:
     if manifest.source.kind == "multi-branch" and not manifest.has("model"):
         report.say("bundle", "parents", False, "made from a multi-branch checkpoint, which is missing ('model')")
     for artefact in manifest.artefacts:
-        if artefact.name not in PARENTS:
+        folder = folder_of(artefact.name)
+        if artefact.name not in PARENTS and folder is None:
             continue
-        wanted = PARENTS[artefact.name]
+        wanted = C_PARENT[folder] if folder is not None else PARENTS[artefact.name]
         if wanted is not None and not manifest.has(wanted):
             wanted = None
         parent = manifest.parent_of(artefact)
@@ -180,6 +193,8 @@ class _Proof:
         self.branched: nn.Module | None = None
         self.fused: nn.Module | None = None
         self.full: ModelProto | None = None
+        self.quantised: ModelProto | None = None
+        self.crops: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 
     def steps(self) -> dict[str, Callable[[], None]]:
         """What can be proven of this bundle, in order."""
@@ -188,8 +203,10 @@ class _Proof:
             "model": self.model,
             "fused": self.fuse,
             "fp32": self.fp32,
+            "c": self.c_float,
             "fp16": self.fp16,
             "int8": self.int8,
+            "c-int8": self.c_int8,
         }
         return {name: step for name, step in known.items() if name in self.data}
 
@@ -197,6 +214,7 @@ class _Proof:
         self.stored = read_arrays(self.data["probe"], "probe.npz")
         crops = self.stored.pop("crops", np.empty(0))
         self.faces = network_input(crops, self.spec) if len(crops) else None
+        self.crops = crops
         wanted: set[str] = {name for name in ("fp32", "fp16", "int8") if name in self.data}
         wanted |= {INTEGERS} if "int8" in self.data else set()
         enough = len(crops) >= MIN_PROBES and set(self.stored) == wanted
@@ -253,6 +271,7 @@ class _Proof:
         quantised, faces = self._graph("int8"), self._faces()
         if self.full is None:
             raise InputError("model.int8.onnx: its parent model.onnx could not be read")
+        self.quantised = quantised
         limit = self.bundle.manifest.artefact("int8").settings.get("shift limit on the probes, %")
         if not isinstance(limit, float) or not 0 < limit <= MOST_INT8_SHIFT:
             raise InputError(
@@ -262,6 +281,48 @@ class _Proof:
         self._take("int8", checks)
         self.report.check("int8", repeat_check("int8", found["int8"], self._stored("int8"), 0.0))
         self.report.check("int8", integers_check(found[INTEGERS], self._stored(INTEGERS)))
+
+    def c_float(self) -> None:
+        if self.full is None:
+            raise InputError("c/: its parent model.onnx could not be read")
+        made, request = self._same_files("c", self.full)
+        exact, limit = truth(self._fused(), self._faces())
+        self._measure_c("c", made, request, Truth(exact, limit, OrtModel(self.data["fp32"])(self._faces())))
+
+    def c_int8(self) -> None:
+        if self.quantised is None:
+            raise InputError("c-int8/: its parent model.int8.onnx could not be read")
+        made, request = self._same_files("c-int8", self.quantised)
+        self._measure_c("c-int8", made, request, int8_truth(self.quantised, self.spec, self._stored("int8")))
+
+    def _same_files(self, folder: str, parent: ModelProto) -> tuple[Generated, CRequest]:
+        """Generate again from the parent: every file must be there, and be the same to the byte."""
+        settings = self.bundle.manifest.artefact(folder).settings
+        request = CRequest.of_settings(settings, f"{MANIFEST}: {folder}")
+        made = generate(parent, self.spec, "int8" if folder == "c-int8" else "fp32", request)
+        wanted = {artefact_name(folder, file): (f"{folder}/{file}", data) for file, data in made.files.items()}
+        found = {
+            a.name: (a.file, self.data[a.name]) for a in self.bundle.manifest.artefacts if folder_of(a.name) == folder
+        }
+        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        detail = f"{len(wanted)} files generated again from {C_PARENT[folder]}, to the byte"
+        if wrong:
+            detail = f"not what {C_PARENT[folder]} gives: {', '.join(wrong[:4])}"
+        self.report.say(folder, "files", not wrong, detail)
+        facts = made.settings()
+        lies = [name for name, value in facts.items() if settings.get(name) != value]
+        self.report.say(folder, "settings", not lies, ", ".join(lies) or f"arena {facts['arena bytes']} bytes")
+        return made, request
+
+    def _measure_c(self, folder: str, made: Generated, request: CRequest, wanted: Truth) -> None:
+        if self.report.failures:
+            return  # what differs from its parent is not run
+        measured = measure(made, self.spec, request, self.crops, wanted)
+        if why := measured.settings.get("not run"):
+            self.report.skip(folder, "outputs", str(why))
+        recorded = self.bundle.manifest.artefact(folder).settings.get("compiler") is not None
+        for check in measured.checks:
+            self.report.check(folder, check, recorded_at_export=recorded)
 
     def _take(self, link: str, checks: Iterable[Check]) -> None:
         for check in checks:

@@ -25,10 +25,12 @@ from export.links import (
     simplify_check,
     truth,
 )
+from export.links_c import CRequest, Truth, int8_truth, refuse_c_request
 from export.onnx_export import DEFAULT_OPSET, Exporter, check_export_options, export_graph
-from export.onnx_file import to_bytes
+from export.onnx_file import parse_onnx, to_bytes
 from export.probes import DEFAULT_SOURCE, open_probes
 from export.ranges import Range, measure_ranges
+from export.road_c import add_c
 from export.road_int8 import Int8Request, add_int8, public_name, refuse_request
 from export.simplify import simplify
 from export.tidy import refuse_host_traces
@@ -64,6 +66,7 @@ class Options:
     """Limit of the NME increase on `labelled`, as a fraction."""
     labelled: str | None = None
     """Labelled faces for the int8 gate; without them the landmark shift on held-back faces is limited."""
+    c: CRequest | None = None
     seed: int = 0
     force: bool = False
 
@@ -75,6 +78,10 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
     refuse_target(place, options.force)
     if options.int8 is not None:
         refuse_request(int8_request(options))
+    if options.c is not None:
+        refuse_c_request(options.c)
+        if "int8" in options.c.precisions and options.int8 is None:
+            raise UsageError("int8 C is made from the int8 model: add --int8 fast or --int8 best")
     _refuse_onnx(source_path)
     loaded = load_checkpoint(source_path)
     model_of(loaded, str(source_path))
@@ -91,6 +98,9 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         say(f"ONNX opset {options.opset}, {options.exporter} exporter")
         graph = _add_onnx(writer, model, spec, probes, options)
         arrays: dict[str, NDArray[np.generic]] = {"crops": faces, "fp32": OrtModel(to_bytes(graph))(probes)}
+        if options.c is not None and "fp32" in options.c.precisions:
+            exact = Truth(*truth(model, probes), arrays["fp32"].astype(np.float32))
+            add_c(writer, graph, spec, faces, "fp32", options.c, exact, say)
         if options.fp16:
             say("float16")
             half = _add_half(writer, graph, spec, probes, audited, options.audit or options.probes)
@@ -98,12 +108,16 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         if options.int8 is not None:
             say(f"int8, {options.int8}")
             arrays |= add_int8(writer, graph, spec, probes, int8_request(options), say)
+        if options.c is not None and "int8" in options.c.precisions:
+            quantised = parse_onnx((writer.directory / writer["int8"].file).read_bytes(), "model.int8.onnx")
+            integers = int8_truth(quantised, spec, arrays["int8"].astype(np.float32))
+            add_c(writer, quantised, spec, faces, "int8", options.c, integers, say)
         say("manifest")
         probe = writer.add(
             "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": public_name(options.probes)}
         )
-        for name in ("fused", "fp32", "fp16", "int8"):
-            if name in arrays or name == "fused":
+        for name in ("fused", "fp32", "fp16", "int8", "c", "c-int8"):
+            if name in writer:
                 writer.measured_on(name, probe)
         return writer.finish(spec, source)
 

@@ -13,6 +13,7 @@ from runtime.errors import UsageError
 from toolkit.cli import console
 
 if TYPE_CHECKING:
+    from export.links_c import CRequest
     from runtime.bundle import Manifest
 
 
@@ -28,6 +29,16 @@ class Int8(str, Enum):
 
     fast = "fast"
     best = "best"
+
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class CPrecision(str, Enum):
+    """Which network becomes C."""
+
+    fp32 = "fp32"
+    int8 = "int8"
 
 
 def run(
@@ -52,6 +63,24 @@ def run(
         str | None, typer.Option("--max-drop", help="Largest relative NME increase on --eval-data. [default: 1%]")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the calibration.", min=0, max=2**31)] = 0,
+    c: Annotated[
+        bool, typer.Option("--c", help="Also C sources without dependencies, float32 and, with --int8, int8.")
+    ] = False,
+    c_precision: Annotated[
+        CPrecision | None, typer.Option("--c-precision", help="Only this one of them. [default: what there is]")
+    ] = None,
+    c_prefix: Annotated[
+        str | None, typer.Option("--c-prefix", help="What the names in the C start with. [default: lm]")
+    ] = None,
+    c_isa: Annotated[
+        str | None,
+        typer.Option(
+            "--c-isa", help="Instruction sets to hold kernels for, comma-separated. [default: all; plain C always]"
+        ),
+    ] = None,
+    max_ram: Annotated[
+        str | None, typer.Option("--max-ram", help="Refuse C that needs more working memory: 300000, 256K, 2M.")
+    ] = None,
     probes: Annotated[
         str | None,
         typer.Option(
@@ -77,10 +106,13 @@ def run(
 
       toolkit export ghostone.ckpt --int8 best --calib data/faces.txt --eval-data data/WFLW --max-drop 1% -o bundle
 
+      toolkit export ghostone.ckpt --c -o bundle && cc -O3 -march=native bundle/c/*.c -o demo
+
       toolkit export ghostone.ckpt --opset 17 --exporter torchscript -o for_jetpack6
     """
     drop = _fraction(max_drop)
     _refuse_contradictions(fp16, int8, calib, calib_count, eval_data, max_drop)
+    c_request = _c_request(c, int8, c_precision, c_prefix, c_isa, max_ram)
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
 
@@ -94,6 +126,7 @@ def run(
         calib_count=calib_count or 512,
         labelled=eval_data,
         max_drop=drop,
+        c=c_request,
         seed=seed,
         force=force,
     )
@@ -135,6 +168,39 @@ def _refuse_contradictions(
         raise UsageError(f"--calib-count {count}: expected a positive number of faces")
 
 
+def _c_request(
+    c: bool, int8: Int8 | None, precision: CPrecision | None, prefix: str | None, isas: str | None, max_ram: str | None
+) -> CRequest | None:
+    if not c:
+        flags = {"--c-precision": precision, "--c-prefix": prefix, "--c-isa": isas, "--max-ram": max_ram}
+        for flag, value in flags.items():
+            if value is not None:
+                raise UsageError(f"{flag} is about C; add --c")
+        return None
+    if precision is CPrecision.int8 and int8 is None:
+        raise UsageError("--c-precision int8 needs the int8 model: add --int8 fast or --int8 best")
+    from export.c.isas import NAMES
+    from export.links_c import CRequest, refuse_c_request
+
+    wanted = [p for p in ("fp32", "int8") if (precision is None and (p == "fp32" or int8)) or p == precision]
+    request = CRequest(
+        tuple(wanted),  # type: ignore[arg-type]
+        prefix="lm" if prefix is None else prefix,
+        isas=NAMES if isas is None else tuple(name.strip() for name in isas.split(",")),
+        max_ram=None if max_ram is None else _bytes(max_ram),
+    )
+    refuse_c_request(request)
+    return request
+
+
+def _bytes(text: str) -> int:
+    """`300000`, `256K` or `2M`."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 40):
+        raise UsageError(f"--max-ram {text}: expected bytes, such as 300000, 256K or 2M")
+    return int(number) * _UNITS.get(unit, 1)
+
+
 def show_links(manifest: Manifest, title: str) -> None:
     """One row per measured number."""
     rows = []
@@ -149,6 +215,8 @@ def show_links(manifest: Manifest, title: str) -> None:
         console.table(title, ["file", "bytes", "sha256", "check", "value", "limit", "metric"], rows, numeric_from=9)
     )
     for artefact in manifest.artefacts:
+        if "not run" in artefact.settings:
+            console.warn(f"{artefact.file}: not compiled and measured: {artefact.settings['not run']}")
         _show_candidates(artefact.settings.get("candidates", []), artefact.settings.get("nme", {}))
         for layer, reason in dict(artefact.settings.get("kept in float32", {})).items():
             console.say(f"{artefact.file}: {layer} stays float32: {reason}")

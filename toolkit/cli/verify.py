@@ -141,7 +141,14 @@ def prove_bundle(request: Request) -> bool:
 
     report = verify_bundle(request.path, console.say)
     found = [
-        [r.link, r.name, "ok" if r.passed else "FAILED", _number(r.value), _number(r.limit), r.detail]
+        [
+            r.link,
+            r.name,
+            ("ok" if r.ran else "not run") if r.passed else "FAILED",
+            _number(r.value),
+            _number(r.limit),
+            r.detail,
+        ]
         for r in report.results
     ]
     columns = ("link", "check", "", "value", "limit", "measured")
@@ -152,7 +159,11 @@ def prove_bundle(request: Request) -> bool:
         checks = [{**asdict(r), "value": _finite(r.value), "limit": _finite(r.limit)} for r in report.results]
         write_json(request.json, {"schema": 1, "passed": report.passed, "checks": checks})
     if report.passed:
-        console.show("proven: every link of the bundle")
+        for result in report.not_run:
+            console.warn(f"{result.link}: {result.name}: {result.detail}")
+        console.show(
+            "proven: every link of the bundle" + (", but for what could not be run here" * bool(report.not_run))
+        )
         return True
     first = report.failures[0]
     console.complain(f"{first.link}: {first.name}: {first.detail}")
