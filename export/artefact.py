@@ -1,4 +1,4 @@
-"""One face for all that predicts landmarks: checkpoint, fused checkpoint or ONNX file, opened and run the same way."""
+"""One face for all that predicts landmarks: checkpoints, ONNX files and generated C, opened and run the same way."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
+from export.artefact_c import CArtefact
 from export.importer import SpecFlags, decide_spec, identify_onnx, looks_like_archive
 from export.onnx_file import MAX_ONNX_BYTES, parse_onnx, spec_of, to_bytes
 from export.onnx_layers import weighted_layers
 from export.presets import RECOGNISED
 from export.torch_layers import block_names, weighted_blocks
+from runtime.backends.c import is_c_folder
 from runtime.backends.ort import OrtModel
 from runtime.errors import InputError, UsageError
 from runtime.files import read_bytes, read_json, require_file, sha256_bytes, sha256_file
@@ -37,7 +39,7 @@ class Artefact(Protocol):
     path: str
     sha256: str
     kind: str
-    """multi-branch, fused or onnx."""
+    """multi-branch, fused, onnx or c."""
     precision: Precision
     spec: ModelSpec | None
     """None for an ONNX file that says nothing about its input."""
@@ -64,7 +66,9 @@ def open_artefacts(paths: Sequence[Path | str], spec: str | None = None) -> list
 
 
 def open_artefact(path: Path | str, spec: str | None = None) -> Artefact:
-    """Open one file; `spec` is used when it is an ONNX file that carries none."""
+    """Open one file, or the C folder of a bundle; `spec` is used when it is an ONNX file that carries none."""
+    if is_c_folder(path):
+        return CArtefact(Path(path))
     source = require_file(path)
     if looks_like_archive(source):
         return TorchArtefact(source)

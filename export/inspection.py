@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from runtime.backends.c import is_c_folder
 from runtime.bundle import MANIFEST, Bundle, read_arrays
 from runtime.errors import InputError
 from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
@@ -21,6 +22,8 @@ _HEAD = 64
 def inspect_path(path: Path | str) -> Facts:
     """Say what a file or bundle directory is; `what` names the kind."""
     place = Path(path)
+    if is_c_folder(place):
+        return _inspect_c(place)
     if place.is_dir():
         return inspect_bundle(place)
     require_file(place)
@@ -138,6 +141,28 @@ def inspect_bundle(directory: Path) -> Facts:
         "tools": bundle.manifest.tools,
         "strays": bundle.strays(),
         "chain": chain,
+    }
+
+
+def _inspect_c(folder: Path) -> Facts:
+    """Generated C, from what its bundle's manifest says of it; every file's hash is checked on the way."""
+    bundle = Bundle.open(folder.parent)
+    files = [a for a in bundle.manifest.artefacts if a.file.startswith(f"{folder.name}/")]
+    source = bundle.manifest.artefact(folder.name)
+    for artefact in files:
+        bundle.read(artefact.name)
+    settings = {name: value for name, value in source.settings.items() if value is not None}
+    return {
+        "what": "generated C",
+        "path": str(folder),
+        "bytes": sum(a.bytes for a in files),
+        "sha256": source.sha256,
+        "parent": source.parent,
+        "spec": bundle.spec.to_dict(),
+        "macs": settings.pop("multiply-adds", None),
+        "c": settings,
+        "files": [a.file for a in files],
+        "checks": [{**asdict(check), "passed": check.passed} for check in source.checks],
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.c_build import forget, library_for, refuse_foreign
-from runtime.bundle import Bundle, read_arrays
+from runtime.bundle import MANIFEST, Bundle, read_arrays
 from runtime.errors import CheckFailedError, InputError, MissingBackendError, UsageError
 from runtime.geometry import Box
 from runtime.spec import ModelSpec
@@ -180,6 +180,12 @@ def open_c(bundle: Bundle, precision: Precision = "fp32", library: Path | str | 
     if library is not None or ready.exists():
         return CModel(_prebuilt(ready, bundle, precision, prefix), precision)
     return CModel(_compiled(bundle, folder, prefix), precision)
+
+
+def is_c_folder(path: Path | str) -> bool:
+    """Whether a path is `c` or `c-int8` of a bundle."""
+    place = Path(path)
+    return place.name in FOLDERS.values() and (place.parent / MANIFEST).is_file() and place.is_dir()
 
 
 def _also(precision: Precision) -> str:

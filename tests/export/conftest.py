@@ -154,3 +154,15 @@ def make_onnx(
 @pytest.fixture
 def onnx_model(make_onnx: Callable[..., ModelProto]) -> ModelProto:
     return make_onnx()
+
+
+@pytest.fixture(scope="session")
+def c_bundle_dir(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with C of both precisions."""
+    from export.links_c import CRequest
+    from runtime.backends.c_build import find_compiler
+    from tests.export.with_c import add_to
+
+    if find_compiler() is None:
+        pytest.skip("no C compiler on the PATH")
+    return add_to(bundle_dir, tmp_path_factory.mktemp("c-bundle") / "bundle", CRequest(("fp32", "int8")))

@@ -66,10 +66,12 @@ def run(
         raise UsageError("--plot draws layers; drop --no-layers")
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a name that ends in .png")
+    from runtime.backends.c import is_c_folder
     from runtime.files import require_file
 
     for path in (first, second):
-        require_file(path)
+        if not is_c_folder(path):
+            require_file(path)
     from export.artefact import open_artefacts
     from export.compare import compare
     from export.probes import open_probes

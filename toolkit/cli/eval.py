@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def run(
     files: Annotated[
-        list[Path], typer.Argument(help="Checkpoints, fused checkpoints or ONNX files, measured side by side.")
+        list[Path],
+        typer.Argument(help="Checkpoints, ONNX files, or the C of a bundle (BUNDLE/c), measured side by side."),
     ],
     data: str = typer.Option(..., "--data", help="Labelled faces: a data set, a list, a pack or synth:N."),
     split: str | None = typer.Option(None, "--split", help="train or test, where --data holds both."),
@@ -44,12 +45,16 @@ def run(
 
       toolkit eval model.onnx model.int8.onnx --data ../wflw --split test --csv errors.csv
 
+      toolkit eval bundle/model.onnx bundle/c bundle/c-int8 --data ../wflw --split test
+
       toolkit eval PFLD_GhostOne_112_1_opt_sim.onnx --data list_98pt_rect_attr_test.txt --json
     """
+    from runtime.backends.c import is_c_folder
     from runtime.files import require_file, write_text
 
     for path in files:
-        require_file(path)
+        if not is_c_folder(path):
+            require_file(path)
     if split not in (None, "train", "test"):
         raise UsageError(f"--split {split!r}: expected train or test")
     from toolkit.evaluate import score_artefacts

@@ -157,6 +157,12 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
         yield key, str(value)
     for name, array in facts.get("arrays", {}).items():
         yield name, f"{array['type']} {' x '.join(map(str, array['shape']))}"
+    for key, value in facts.get("c", {}).items():
+        yield key, " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if "files" in facts:
+        yield "files", ", ".join(facts["files"])
+    for check in facts.get("checks", ()):
+        yield check["name"], f"{check['value']:.4g} of at most {check['limit']:.4g} {check['metric']}"
     if facts.get("source"):
         yield "made from", f"{facts['source']['kind']} checkpoint {facts['source']['sha256'][:_SHORT_HASH]}"
     if facts.get("strays"):
