@@ -159,8 +159,8 @@ def _parents(bundle: Bundle, report: Report) -> None:
             report.say("bundle", "parents", False, f"there is no {needed!r}; the chain cannot be proven without it")
     if manifest.source.kind == "multi-branch" and not manifest.has("model"):
         report.say("bundle", "parents", False, "made from a multi-branch checkpoint, which is missing ('model')")
-    for lone in {folder_of(a.name) for a in manifest.artefacts} - {None}:
-        if not manifest.has(str(lone)):
+    for lone in sorted({folder_of(a.name) or "" for a in manifest.artefacts} - {""}):
+        if not manifest.has(lone):
             report.say("bundle", "parents", False, f"{lone}/ holds files but no source; nothing says how it was made")
     for artefact in manifest.artefacts:
         folder = folder_of(artefact.name)
