@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.models.folded import Branches, collect, fold_batch, fold_running
+from train.models.joined import Joint, can_join, joined_block, norms_fit
 from train.models.moments import patch_moments
 from train.models.norm import BatchNorm, update_running
 
 MAX_LOSS = 1e-3
 """A batch whose variances could be off by more than this fraction, by rounding of the moments, is not folded."""
 
-BranchForm = Literal["auto", "loop", "folded"]
-"""How branches are computed: one after the other, or folded into one convolution; "auto" folds on CPUs."""
+BranchForm = Literal["auto", "loop", "folded", "joined"]
+"""How branches are computed: one after the other, folded into one convolution, or in joint passes over memory.
+
+"auto" on a CPU: a single convolution branch joined where the kernels compile, several branches folded; else the loop."""
 
 _form: ContextVar[BranchForm] = ContextVar("branch_form", default="auto")
 
@@ -70,6 +73,9 @@ class MobileOneBlock(nn.Module):
         self.activation: nn.Module = nn.Identity() if linear else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        joined = self._joined(x)
+        if joined is not None:
+            return joined
         y: Tensor = self.activation(self.branch_sum(x))
         return y
 
@@ -92,9 +98,31 @@ class MobileOneBlock(nn.Module):
             total = total + part
         return total
 
+    def _joined(self, x: Tensor) -> Tensor | None:
+        """The block's output in joint passes; None where the form, the shape or the machine is not for it."""
+        if _form.get() not in ("auto", "joined") or not self.training or len(self.rbr_conv) != 1 or not can_join(x):
+            return None
+        conv, scale, relu = self.conv_branches[0], self.rbr_scale, isinstance(self.activation, nn.ReLU)
+        if not norms_fit(self.norms()):
+            return None
+        depthwise = self.groups == x.shape[1] == self.outputs
+        if depthwise and self.kernel == 3 and self.stride <= 2 and not any(n % self.stride for n in x.shape[2:]):
+            joint = Joint("depthwise", self.stride, relu, conv.bn, None if scale is None else scale.bn, self.rbr_skip)
+            return joined_block(joint, x, conv.conv.weight, None if scale is None else scale.conv.weight)
+        if self.groups != 1:
+            return None
+        if self.kernel == 1 and self.stride == 1:
+            joint = Joint("pointwise", 1, relu, conv.bn, None, self.rbr_skip)
+            return joined_block(joint, x, conv.conv.weight, None)
+        if scale is None or self.rbr_skip is not None:
+            return None
+        z = conv.conv(x).contiguous(memory_format=torch.channels_last)
+        other = scale.conv(x[..., :: self.stride, :: self.stride]).contiguous(memory_format=torch.channels_last)
+        return joined_block(Joint("given", 1, relu, conv.bn, None, scale.bn), other, z, None)
+
     def _can_fold(self, x: Tensor) -> bool:
         form = _form.get()
-        if form == "loop" or (form == "auto" and x.device.type != "cpu"):
+        if form == "loop" or (form == "auto" and (x.device.type != "cpu" or len(self.rbr_conv) == 1)):
             return False
         if self.groups != 1 and not self.groups == x.shape[1] == self.outputs:
             return False
