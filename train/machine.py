@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,6 +63,18 @@ def without_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+_MALLOC_TRIM, _MALLOC_MMAP, _KEEP_BYTES = -1, -3, 1 << 30
+"""glibc's names of two thresholds, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and what they are set to."""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed: a step frees its maps, the next one asks for them again."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MALLOC_MMAP, _KEEP_BYTES)
+        library.mallopt(_MALLOC_TRIM, _KEEP_BYTES)
+
+
 def prepare(run: RunRecipe, local_rank: int = 0) -> Machine:
     """Choose the device, then set threads, seeds and switches for the whole process."""
     device = _device(run.device, local_rank)
@@ -74,6 +88,8 @@ def prepare(run: RunRecipe, local_rank: int = 0) -> Machine:
     elif device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+    if device.type == "cpu" and sys.platform == "linux":
+        keep_freed_memory()
     return Machine(device, precision, run.channels_last)
 
 

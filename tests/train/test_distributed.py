@@ -52,13 +52,18 @@ def start(recipe: Path, folder: Path, rank: int, port: int) -> subprocess.Popen[
 
 
 @pytest.mark.slow  # three processes that load torch; the only proof that gradients, norms and shards fit together
-def test_two_processes_train_like_one_with_the_double_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "model", [{"width": 0.1}, {"architecture": "ghostone", "width": 0.1, "branches": 1}], ids=["pfld", "joined passes"]
+)
+def test_two_processes_train_like_one_with_the_double_batch(
+    model: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sections = {
-        "model": {"width": 0.1},
+        "model": model,
         "optimizer": {"name": "sgd", "lr": 2e-5},
         "schedule": {"epochs": 2},
-        "run": {"tensorboard": False},
+        "run": {"tensorboard": False, "channels_last": True},
     }
     alone = tiny(**{**sections, "data": {"batch_size": 16}})
     loop.train(alone, tmp_path / "alone")

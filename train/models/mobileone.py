@@ -23,7 +23,7 @@ MAX_LOSS = 1e-3
 BranchForm = Literal["auto", "loop", "folded", "joined"]
 """How branches are computed: one after the other, folded into one convolution, or in joint passes over memory.
 
-"auto" on a CPU: a single convolution branch joined where the kernels compile, several branches folded; else the loop."""
+"auto" on a CPU: a single branch is joined where the kernels compile, several are folded; elsewhere it is the loop."""
 
 _form: ContextVar[BranchForm] = ContextVar("branch_form", default="auto")
 

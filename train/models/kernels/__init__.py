@@ -9,6 +9,9 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 SOURCE = Path(__file__).with_name("block.c")
 FLAGS = ("-O3", "-std=c99", "-fPIC", "-shared", "-ffp-contract=fast")
@@ -43,11 +46,13 @@ _SIGNATURES: dict[str, list[object]] = {
     "block_apply": [Shape, *[_POINTER] * 3, _FLAG, _POINTER],
     "block_gradient_sums": [Shape, *[_POINTER] * 4, _FLAG, _POINTER],
     "block_slopes": [
-        ctypes.c_int64, _NUMBER, _POINTER, _POINTER, _NUMBER, *_NORMS, _POINTER, ctypes.POINTER(Norm), _POINTER, _POINTER,
+        ctypes.c_int64, _NUMBER, _POINTER, _POINTER, _NUMBER, *_NORMS, _POINTER, ctypes.POINTER(Norm), *[_POINTER] * 2,
     ],
     "block_gradients": [Shape, *[_POINTER] * 4, _FLAG, *[_POINTER] * 3],
     "depthwise_backward": [Shape, *[_POINTER] * 4, _FLAG, _FLAG, *[_POINTER] * 4],
 }  # fmt: skip
+
+_NEVER_FAIL = ("block_affine", "block_slopes")
 
 
 @cache
@@ -56,7 +61,7 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.environ.get(SWITCH) == "0":
         return None
-    with tempfile.TemporaryDirectory(prefix="landmark-kernels-") as folder:
+    with tempfile.TemporaryDirectory(prefix="landmark-kernels-", ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "block.so"
         for extra in (*FOR_THIS_CPU, ""):
             command = [*compiler.split(), *FLAGS, *filter(None, [extra]), str(SOURCE), "-o", str(target), "-lm"]
@@ -69,9 +74,19 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def call(name: str, *values: Any) -> None:
+    """Run a kernel on tensors (None stands for no memory) and numbers; it gives 0 only when memory is out."""
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError(f"{name}: the kernels are not compiled")
+    plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in values]
+    if getattr(loaded, name)(*plain) == 0:
+        raise MemoryError(f"{name}: no memory for its rows")
+
+
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     for name, kinds in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.argtypes = kinds
-        function.restype = None if name in ("block_affine", "block_slopes") else ctypes.c_int
+        function.restype = None if name in _NEVER_FAIL else ctypes.c_int
     return loaded
