@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from train.recipe import Recipe
     from train.watch import Watch
 
-TRAINING_FACES = "synth:1000"
+TRAINING_FACES = "synth:2000"
 TEST_FACES = "synth:200@1"
 INPUT_SIZE = 64
 """Small, so that a few epochs fit into minutes."""
@@ -46,10 +46,11 @@ def demo_recipe(epochs: int) -> Recipe:
     base = Recipe()
     return replace(
         base,
-        model=replace(base.model, architecture="ghostone", width=0.25, input_size=INPUT_SIZE, branches=2),
+        model=replace(base.model, architecture="ghostone", width=0.25, input_size=INPUT_SIZE, branches=1),
         data=replace(base.data, train=(TRAINING_FACES,), test=(TEST_FACES,), batch_size=32),
         augment=replace(base.augment, preset="light"),
-        optimizer=replace(base.optimizer, lr=4e-3),
+        loss=replace(base.loss, name="nme"),
+        optimizer=replace(base.optimizer, lr=5e-3),
         schedule=replace(base.schedule, epochs=epochs),
         average=replace(base.average, decay=0.99),
     )

@@ -185,7 +185,7 @@ LOSSES: dict[str, Callable[..., PointLoss]] = {
     "wing": Wing,
     "smoothl1": SmoothL1,
     "l2": L2,
-    "logl2": LogL2,
+    "log-l2": LogL2,
     "nme": NME,
     "pfld": PFLDLoss,
 }

@@ -65,7 +65,7 @@ def test_smooth_l1_has_a_continuous_slope_at_its_knee() -> None:
 @pytest.mark.parametrize("dx, dy", [(0.0, 0.0), (0.3, -0.4), (30.0, 40.0), (-1e-6, 0.0)])
 def test_per_point_losses_follow_their_formula(dx: float, dy: float) -> None:
     squared = dx * dx + dy * dy
-    for name, value, slope in (("l2", squared, 2.0), ("logl2", math.log1p(squared), 2 / (1 + squared))):
+    for name, value, slope in (("l2", squared, 2.0), ("log-l2", math.log1p(squared), 2 / (1 + squared))):
         found, gradient = one_point(name, dx, dy)
         assert found == pytest.approx(value, rel=1e-8, abs=1e-15)
         assert gradient.numpy() == pytest.approx([slope * dx, slope * dy], rel=1e-8, abs=1e-14)
@@ -97,7 +97,7 @@ def test_nme_without_eyes_divides_by_the_box() -> None:
     assert make_loss("nme")(pred, target).item() == pytest.approx(3 / 6)
 
 
-@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "logl2", "nme", "pfld"])
+@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "log-l2", "nme", "pfld"])
 def test_unlabelled_points_neither_count_nor_move(name: str) -> None:
     generator = torch.Generator().manual_seed(2)
     loss = make_loss(name, normaliser=EYES) if name == "nme" else make_loss(name)
@@ -113,7 +113,7 @@ def test_unlabelled_points_neither_count_nor_move(name: str) -> None:
     assert torch.isfinite(pred.grad).all() and (pred.grad[:, 3:] == 0).all() and (pred.grad[:, :3] != 0).any()
 
 
-@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "logl2", "nme", "pfld"])
+@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "log-l2", "nme", "pfld"])
 def test_a_face_without_any_label_is_zero_not_nan(name: str) -> None:
     pred = torch.ones(1, 4, 2, requires_grad=True)
     value = make_loss(name)(pred, torch.full((1, 4, 2), math.nan))

@@ -103,3 +103,12 @@ def test_the_docs_show_the_table() -> None:
 @pytest.mark.parametrize("path", sorted(DOCS.parents[1].joinpath("recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipes_read(path: Path) -> None:
     assert read_recipe(path).schedule.epochs > 0
+
+
+@pytest.mark.parametrize("name", KEYS["loss", "name"].choices)
+def test_every_loss_that_a_recipe_may_name_is_made(name: str) -> None:
+    from runtime.spec import ModelSpec
+    from train.objective import make_objective
+
+    recipe = recipe_from({"model": {"architecture": "pfld"}, "loss": {"name": name}})
+    assert make_objective(recipe, ModelSpec("pfld")).points is not None

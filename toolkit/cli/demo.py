@@ -9,7 +9,7 @@ import typer
 
 from toolkit.cli import console
 
-EPOCHS = 12
+EPOCHS = 30
 
 
 def run(

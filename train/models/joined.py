@@ -7,6 +7,7 @@ kernels in C compute the moments, the sum with its ReLU, and all gradients, on i
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ def can_join(x: Tensor) -> bool:
     )
 
 
-def norms_fit(norms: list[nn.BatchNorm2d]) -> bool:
+def norms_fit(norms: Sequence[nn.BatchNorm2d]) -> bool:
     """Whether these are plain BNs in training that keep running statistics."""
     return all(
         norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None

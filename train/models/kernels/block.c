@@ -24,6 +24,10 @@ typedef struct {
     double momentum, eps;
 } norm;
 
+/* Sixteen numbers that may lie anywhere; compilers split them where registers are shorter. */
+typedef float lanes __attribute__((vector_size(64), aligned(4)));
+enum { LANES = 16 };
+
 enum { SUM_Z, SUM_ZZ, SUM_X, SUM_XX, FORWARD_SUMS };
 enum { SUM_G, SUM_GZ, SUM_GX, BACKWARD_SUMS };
 
@@ -80,17 +84,15 @@ static void deal(const float *restrict row, int64_t width, int64_t c, float *res
         }
 }
 
-/* Rows are walked in runs of `run` numbers, whole pixels, short enough that nine rows of weights stay in the cache. */
 typedef struct {
-    int64_t run;
-    float *taps;   /* 9 x run: the kernels, one row per tap */
+    float *taps;   /* 9 rows of width * channels: the kernels, one row per tap */
     float *image;  /* an image with its border */
     float *halves; /* rows dealt into even and odd pixels */
     float *of_z;   /* backward: an image of gradients */
-    float *sums;   /* backward: 9 x run */
+    float *sums;   /* backward: 9 rows of gradients of taps */
 } depthwise;
 
-enum { LONGEST_RUN = 160 };
+enum { IMAGES_PER_FOLD = 8 };
 
 static void depthwise_free(depthwise *plan)
 {
@@ -104,34 +106,108 @@ static void depthwise_free(depthwise *plan)
 static int depthwise_plan(const shape *s, const float *kernels, depthwise *plan)
 {
     const int64_t c = s->channels, w = s->width, tall = s->height * s->stride, wide = w * s->stride;
-    int64_t pixels = 1;
-    for (int64_t p = 1; p <= w; p++)
-        if (w % p == 0 && p * c <= LONGEST_RUN)
-            pixels = p;
-    plan->run = pixels * c;
-    plan->taps = floats(9 * plan->run);
+    const int64_t length = w * c;
+    plan->taps = floats(9 * length);
     plan->image = floats((tall + 2) * (wide + 2) * c);
     plan->halves = floats(6 * (w + 1) * c);
     plan->of_z = floats(s->height * w * c);
-    plan->sums = floats(9 * plan->run);
+    plan->sums = floats(9 * length);
     if (!plan->taps || !plan->image || !plan->halves || !plan->of_z || !plan->sums)
         return 0;
     for (int64_t t = 0; t < 9; t++)
-        for (int64_t i = 0; i < plan->run; i++)
-            plan->taps[t * plan->run + i] = kernels[(i % c) * 9 + t];
+        for (int64_t i = 0; i < length; i++)
+            plan->taps[t * length + i] = kernels[(i % c) * 9 + t];
     return 1;
 }
 
-/* out = sum over the nine taps of k t; rows of `run` numbers. */
-static void nine(const float *restrict k, int64_t run, const float *const *tap, int64_t at, float *restrict out)
+/* out = sum over the nine taps of k t. */
+static void nine(const float *restrict k, int64_t length, const float *const *tap, float *restrict out)
 {
-    const float *restrict t0 = tap[0] + at, *restrict t1 = tap[1] + at, *restrict t2 = tap[2] + at;
-    const float *restrict t3 = tap[3] + at, *restrict t4 = tap[4] + at, *restrict t5 = tap[5] + at;
-    const float *restrict t6 = tap[6] + at, *restrict t7 = tap[7] + at, *restrict t8 = tap[8] + at;
-    for (int64_t i = 0; i < run; i++)
-        out[i] = k[i] * t0[i] + k[run + i] * t1[i] + k[2 * run + i] * t2[i] + k[3 * run + i] * t3[i] +
-                 k[4 * run + i] * t4[i] + k[5 * run + i] * t5[i] + k[6 * run + i] * t6[i] + k[7 * run + i] * t7[i] +
-                 k[8 * run + i] * t8[i];
+    const float *restrict t0 = tap[0], *restrict t1 = tap[1], *restrict t2 = tap[2], *restrict t3 = tap[3];
+    const float *restrict t4 = tap[4], *restrict t5 = tap[5], *restrict t6 = tap[6], *restrict t7 = tap[7];
+    const float *restrict t8 = tap[8];
+    for (int64_t i = 0; i < length; i++)
+        out[i] = k[i] * t0[i] + k[length + i] * t1[i] + k[2 * length + i] * t2[i] + k[3 * length + i] * t3[i] +
+                 k[4 * length + i] * t4[i] + k[5 * length + i] * t5[i] + k[6 * length + i] * t6[i] +
+                 k[7 * length + i] * t7[i] + k[8 * length + i] * t8[i];
+}
+
+#define LOAD(from) (*(const lanes *)(from))
+
+/* Columns of sixteen numbers, walked down the image (stride 1): the kernels stay in registers, and so do the gradients
+ * of the kernels where x is given. `flip` turns the kernels by half a turn, as the way back needs it. `out` is added to
+ * where x is given, else set. Returns how many numbers of each row were done. */
+static int64_t columns(const float *taps, const float *image, int64_t height, int64_t length, int64_t channels,
+                       int flip, const float *x, float *sums, float *out)
+{
+    const int64_t wide = length + 2 * channels;
+    int64_t at = 0;
+    for (; at + LANES <= length; at += LANES) {
+        lanes k[9], acc[9], above[3], here[3];
+        for (int t = 0; t < 9; t++) {
+            k[t] = LOAD(taps + (flip ? 8 - t : t) * length + at);
+            acc[t] = (lanes){0};
+        }
+        for (int t = 0; t < 3; t++) {
+            above[t] = LOAD(image + at + t * channels);
+            here[t] = LOAD(image + wide + at + t * channels);
+        }
+        for (int64_t y = 0; y < height; y++) {
+            const float *const from = image + (y + 2) * wide + at;
+            const lanes below0 = LOAD(from), below1 = LOAD(from + channels), below2 = LOAD(from + 2 * channels);
+            lanes sum = k[0] * above[0] + k[1] * above[1] + k[2] * above[2];
+            sum += k[3] * here[0] + k[4] * here[1] + k[5] * here[2];
+            sum += k[6] * below0 + k[7] * below1 + k[8] * below2;
+            if (x) {
+                const lanes v = LOAD(x + y * length + at);
+                acc[0] += v * above[0];
+                acc[1] += v * above[1];
+                acc[2] += v * above[2];
+                acc[3] += v * here[0];
+                acc[4] += v * here[1];
+                acc[5] += v * here[2];
+                acc[6] += v * below0;
+                acc[7] += v * below1;
+                acc[8] += v * below2;
+                sum += LOAD(out + y * length + at);
+            }
+            *(lanes *)(out + y * length + at) = sum;
+            above[0] = here[0];
+            above[1] = here[1];
+            above[2] = here[2];
+            here[0] = below0;
+            here[1] = below1;
+            here[2] = below2;
+        }
+        if (x)
+            for (int t = 0; t < 9; t++) {
+                float *const to = sums + (flip ? 8 - t : t) * length + at;
+                *(lanes *)to = LOAD(to) + acc[t];
+            }
+    }
+    return at;
+}
+
+/* The numbers of each row that `columns` left. */
+static void last_columns(const float *taps, const float *image, int64_t height, int64_t length, int64_t channels,
+                         int64_t at, int flip, const float *x, float *sums, float *out)
+{
+    const int64_t wide = length + 2 * channels, rest = length - at;
+    for (int64_t y = 0; y < height; y++)
+        for (int t = 0; t < 9; t++) {
+            const int64_t tap = flip ? 8 - t : t;
+            const float *restrict d = image + (y + t / 3) * wide + (t % 3) * channels + at;
+            const float *restrict k = taps + tap * length + at;
+            float *restrict to = out + y * length + at;
+            for (int64_t i = 0; i < rest; i++)
+                to[i] = (t || x ? to[i] : 0.0f) + k[i] * d[i];
+            if (x) {
+                const float *restrict v = x + y * length + at;
+                float *restrict sum = sums + tap * length + at;
+                for (int64_t i = 0; i < rest; i++)
+                    sum[i] += v[i] * d[i];
+            }
+        }
 }
 
 /* z of one image. */
@@ -139,57 +215,30 @@ static void depthwise_image(const shape *s, const depthwise *plan, const float *
 {
     const int64_t c = s->channels, ow = s->width, length = ow * c, plane = (ow + 1) * c;
     const int64_t wide = (ow * s->stride + 2) * c;
-    const float *tap[9];
     padded(x, s->height * s->stride, ow * s->stride, c, plan->image);
+    if (s->stride == 1) {
+        const int64_t at = columns(plan->taps, plan->image, s->height, length, c, 0, NULL, NULL, z);
+        last_columns(plan->taps, plan->image, s->height, length, c, at, 0, NULL, NULL, z);
+        return;
+    }
+    const float *tap[9];
     for (int64_t y = 0; y < s->height; y++) {
-        for (int64_t row = 0; row < 3; row++) {
-            const float *from = plan->image + (y * s->stride + row) * wide;
-            if (s->stride == 1) {
-                for (int64_t column = 0; column < 3; column++)
-                    tap[3 * row + column] = from + column * c;
-            } else { /* padded columns 2i, 2i + 1, 2i + 2 */
-                float *even = plan->halves + 2 * row * plane, *odd = even + plane;
-                deal(from, ow + 1, c, even, odd);
-                tap[3 * row] = even;
-                tap[3 * row + 1] = odd;
-                tap[3 * row + 2] = even + c;
-            }
+        for (int64_t row = 0; row < 3; row++) { /* padded columns 2i, 2i + 1, 2i + 2 */
+            float *even = plan->halves + 2 * row * plane, *odd = even + plane;
+            deal(plan->image + (2 * y + row) * wide, ow + 1, c, even, odd);
+            tap[3 * row] = even;
+            tap[3 * row + 1] = odd;
+            tap[3 * row + 2] = even + c;
         }
-        for (int64_t at = 0; at < length; at += plan->run)
-            nine(plan->taps, plan->run, tap, at, z + y * length + at);
+        nine(plan->taps, length, tap, z + y * length);
     }
 }
 
-/* sums += x d; out += k d, for nine taps that meet the same pixels. */
-static void meet_nine(const float *restrict k, int64_t run, const float *const *tap, int64_t at,
-                      const float *restrict x, float *restrict sums, float *restrict out)
-{
-    const float *restrict t0 = tap[0] + at, *restrict t1 = tap[1] + at, *restrict t2 = tap[2] + at;
-    const float *restrict t3 = tap[3] + at, *restrict t4 = tap[4] + at, *restrict t5 = tap[5] + at;
-    const float *restrict t6 = tap[6] + at, *restrict t7 = tap[7] + at, *restrict t8 = tap[8] + at;
-    for (int64_t i = 0; i < run; i++)
-        out[i] += k[i] * t0[i] + k[run + i] * t1[i] + k[2 * run + i] * t2[i] + k[3 * run + i] * t3[i] +
-                  k[4 * run + i] * t4[i] + k[5 * run + i] * t5[i] + k[6 * run + i] * t6[i] + k[7 * run + i] * t7[i] +
-                  k[8 * run + i] * t8[i];
-    for (int64_t i = 0; i < run; i++) {
-        const float v = x[i];
-        sums[i] += v * t0[i];
-        sums[run + i] += v * t1[i];
-        sums[2 * run + i] += v * t2[i];
-        sums[3 * run + i] += v * t3[i];
-        sums[4 * run + i] += v * t4[i];
-        sums[5 * run + i] += v * t5[i];
-        sums[6 * run + i] += v * t6[i];
-        sums[7 * run + i] += v * t7[i];
-        sums[8 * run + i] += v * t8[i];
-    }
-}
-
-/* The same for one tap. */
-static void meet(const float *restrict k, const float *restrict x, const float *restrict d, int64_t run,
+/* sums += x d; out += k d, for one tap. */
+static void meet(const float *restrict k, const float *restrict x, const float *restrict d, int64_t length,
                  float *restrict sums, float *restrict out)
 {
-    for (int64_t i = 0; i < run; i++) {
+    for (int64_t i = 0; i < length; i++) {
         sums[i] += x[i] * d[i];
         out[i] += k[i] * d[i];
     }
@@ -198,17 +247,12 @@ static void meet(const float *restrict k, const float *restrict x, const float *
 /* Gradients through the convolution of one image: of_x is added to, the kernels' go to plan->sums. */
 static void depthwise_image_backward(const shape *s, const depthwise *plan, const float *x, float *of_x)
 {
-    const int64_t c = s->channels, ow = s->width, length = ow * c, wide = (ow + 2) * c, run = plan->run;
+    const int64_t c = s->channels, ow = s->width, length = ow * c, wide = (ow + 2) * c;
     float *const k = plan->taps, *const acc = plan->sums, *const halves = plan->halves;
     padded(plan->of_z, s->height, ow, c, plan->image);
     if (s->stride == 1) {
-        const float *tap[9];
-        for (int64_t y = 0; y < s->height; y++) {
-            for (int64_t t = 0; t < 9; t++)
-                tap[t] = plan->image + (y + 2 - t / 3) * wide + (2 - t % 3) * c;
-            for (int64_t at = 0; at < length; at += run)
-                meet_nine(k, run, tap, at, x + y * length + at, acc, of_x + y * length + at);
-        }
+        const int64_t at = columns(k, plan->image, s->height, length, c, 1, x, acc, of_x);
+        last_columns(k, plan->image, s->height, length, c, at, 1, x, acc, of_x);
         return;
     }
     for (int64_t y = 0; y < 2 * s->height; y++) {
@@ -223,8 +267,7 @@ static void depthwise_image_backward(const shape *s, const depthwise *plan, cons
             /* odd pixel 2i + 1 meets output i by column 2, output i + 1 by column 0; even pixels meet by column 1 */
             const float *d = plan->image + (up / 2 + 1) * wide + (column == 0 ? 2 * c : c);
             const int64_t odd = column == 1 ? 0 : length;
-            for (int64_t at = 0; at < length; at += run)
-                meet(k + t * run, x_even + odd + at, d + at, run, acc + t * run, dx_even + odd + at);
+            meet(k + t * length, x_even + odd, d, length, acc + t * length, dx_even + odd);
         }
         for (int64_t i = 0; i < ow; i++)
             for (int64_t j = 0; j < c; j++) {
@@ -523,8 +566,9 @@ int depthwise_backward(const shape *s, const float *of_y, const float *y, const 
         if (direct && !at_once)
             direct_gradients(&one, g, out, x_image, relu, slopes, dx);
         depthwise_image_backward(s, &plan, x_image, dx);
-        for (int64_t t = 0; t < 9; t++)
-            fold(plan.sums + t * plan.run, plan.run / c, c, sums + t * c);
+        if (n % IMAGES_PER_FOLD == IMAGES_PER_FOLD - 1 || n == s->images - 1)
+            for (int64_t t = 0; t < 9; t++)
+                fold(plan.sums + t * s->width * c, s->width, c, sums + t * c);
     }
     for (int64_t i = 0; fine && i < c; i++)
         for (int64_t t = 0; t < 9; t++)
