@@ -150,7 +150,7 @@ def test_running_twice_gives_the_same(tmp_path: Path) -> None:
             "schedule": {"name": "multistep", "milestones": [1]},
             "average": {"decay": 0.0},
         },
-        {"model": {"architecture": "ghostone", "branches": 1}, "run": {"channels_last": True}},
+        {"model": {"architecture": "ghostone", "branches": 1}},
         {
             "model": {"architecture": "ghostnet", "layout": "ibug68"},
             "run": {"channels_last": True, "deterministic": True, "amp": "bf16"},
