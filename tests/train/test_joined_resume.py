@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import BATCHES, Teller, tiny
 
+from train import loop
 from train.checkpoint import load_checkpoint
 from train.loop import train
 from train.models.kernels import library
@@ -25,6 +26,7 @@ class Stop(Exception):  # noqa: N818 - no error, an end
 
 
 def test_resume_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "write_report", lambda *_: {})  # pictures take seconds
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     recipe = tiny(
         model={"architecture": "ghostone", "branches": 1}, schedule={"epochs": 2}, run={"channels_last": True}
