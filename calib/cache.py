@@ -7,7 +7,8 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,23 @@ from numpy.typing import NDArray
 
 from calib.graph import Graph
 from calib.plan import Plan
+from calib.result import Candidate, Int8Result, LayerError
 from calib.sites import find_sites
 from runtime.errors import InputError
 from runtime.files import read_bytes, write_atomic
 from runtime.spec import ModelSpec
 
-CODE_VERSION = 1
-"""Raise it with every change of what calibration computes."""
 _MAX_BYTES = 256 << 20
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@cache
+def code_version() -> str:
+    """sha256 of calibration's own source text: whatever changes there, an old result is not taken for a new one."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class CacheKey:
     """sha256 of the calibration crops' pixels, in order."""
     spec: str
     settings: str
-    code: int = CODE_VERSION
+    code: str = field(default_factory=code_version)
 
     @staticmethod
     def of(model: bytes, images: NDArray[np.uint8], spec: ModelSpec, settings: Mapping[str, Any]) -> CacheKey:
@@ -52,10 +61,21 @@ class CacheKey:
         )
 
 
-def save_plan(path: Path | str, plan: Plan, key: CacheKey) -> None:
-    """Write a plan with its key; equal content gives equal bytes."""
-    float_nodes = sorted(n.name for n in plan.graph.weighted if n.op == "Conv" and n.name not in plan.sites.quantised)
-    header = {"key": asdict(key), "float_nodes": float_nodes, "scales": {g: float(s) for g, s in plan.scales.items()}}
+def save_result(path: Path | str, result: Int8Result, key: CacheKey) -> None:
+    """Write a result with its key; equal content gives equal bytes."""
+    plan = result.plan
+    report = {
+        "settings": result.settings,
+        "candidates": [asdict(candidate) for candidate in result.candidates],
+        "layers": [asdict(layer) for layer in result.layers],
+        "float_layers": result.float_layers,
+        "shift": result.shift,
+    }
+    header: dict[str, Any] = {"key": asdict(key), "report": report}
+    header["float_nodes"] = sorted(
+        n.name for n in plan.graph.weighted if n.op == "Conv" and n.name not in plan.sites.quantised
+    )
+    header["scales"] = {group: float(step) for group, step in plan.scales.items()}
     arrays: dict[str, NDArray[np.float32]] = {}
     names: list[str] = []
     for kind, table in (("parameter", plan.graph.parameters), ("step", plan.weight_scales)):
@@ -75,8 +95,8 @@ def save_plan(path: Path | str, plan: Plan, key: CacheKey) -> None:
     write_atomic(path, write)
 
 
-def load_plan(path: Path | str, graph: Graph, key: CacheKey) -> Plan:
-    """Read a plan back for `graph`; a key that differs in anything is an error that names what changed."""
+def load_result(path: Path | str, graph: Graph, key: CacheKey, limit: float) -> Int8Result:
+    """Read a result back for `graph`; a key that differs in anything is an error that names what changed."""
     where = str(path)
     try:
         with zipfile.ZipFile(io.BytesIO(read_bytes(path, _MAX_BYTES))) as archive:
@@ -88,7 +108,7 @@ def load_plan(path: Path | str, graph: Graph, key: CacheKey) -> Plan:
                 np.load(io.BytesIO(archive.read(f"{index:05d}.npy")), allow_pickle=False)
                 for index in range(len(header["names"]))
             ]
-        return _rebuilt(graph, header, arrays)
+        return _result(_rebuilt(graph, header, arrays), header["report"], limit)
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{where}: not a calibration cache ({error}); delete it and calibrate again") from error
 
@@ -103,7 +123,21 @@ def _check_key(where: str, found: Mapping[str, Any], wanted: CacheKey) -> None:
     }
     changed = [text for field, text in names.items() if found.get(field) != asdict(wanted)[field]]
     if changed:
-        raise InputError(f"{where}: stale calibration cache, {' and '.join(changed)} changed since; delete it")
+        raise InputError(
+            f"{where}: stale calibration cache, {' and '.join(changed)} changed since; delete it or name another file"
+        )
+
+
+def _result(plan: Plan, report: Mapping[str, Any], limit: float) -> Int8Result:
+    return Int8Result(
+        plan,
+        dict(report["settings"]),
+        tuple(Candidate(**row) for row in report["candidates"]),
+        tuple(LayerError(**row) for row in report["layers"]),
+        tuple(report["float_layers"]),
+        float(report["shift"]),
+        limit,
+    )
 
 
 def _rebuilt(graph: Graph, header: Mapping[str, Any], arrays: list[NDArray[np.float32]]) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from calib.augment import Strength, augmented, centre
 from calib.bias import correct_biases
+from calib.cache import CacheKey, load_result, save_result
 from calib.distill import Distillation, distill
 from calib.equalize import apply_factors, equal_factors
 from calib.graph import Graph, read_graph
@@ -123,15 +125,26 @@ def quantize(
     seed: int = 0,
     progress: Progress | None = None,
     where: str = "model",
+    cache: Path | None = None,
 ) -> Int8Result:
-    """Calibrate `model` on faces (no labels needed); a result that breaks the gate raises CheckFailedError."""
+    """Calibrate `model` on faces (no labels needed); a result that breaks the gate raises CheckFailedError.
+
+    `cache` is a file that holds the result of an equal run, or will.
+    """
     settings = preset(mode, algorithms)
     graph = read_graph(model, where)
     check_input(graph, spec, where)
     images = np.asarray(faces.images)
     _check_faces(images, spec)
+    asked = {"mode": mode, "seed": seed, **_plain(asdict(settings))}
+    key = None if cache is None else CacheKey.of(model.SerializeToString(), images, spec, asked)
     with one_thread():
-        result = _Session(graph, spec, images, settings, seed, progress).result(mode, shift_limit)
+        if cache is not None and key is not None and cache.exists():
+            result = load_result(cache, graph, key, shift_limit)
+        else:
+            result = _Session(graph, spec, images, settings, seed, progress).result(mode, shift_limit)
+            if cache is not None and key is not None:
+                save_result(cache, result, key)
         if labelled is not None:
             result = replace(result, nme=_labelled_error(graph, result.plan, labelled))
     gate(result, labelled, max_drop)

@@ -68,6 +68,8 @@ class Options:
     """Labelled faces for the int8 gate; without them the landmark shift on held-back faces is limited."""
     c: CRequest | None = None
     seed: int = 0
+    cache: Path | None = None
+    """File that keeps what calibration found, for a later export of the same model, faces and settings."""
     force: bool = False
 
 
@@ -136,7 +138,13 @@ def int8_request(options: Options) -> Int8Request:
     if options.int8 is None or options.audit is None:
         raise UsageError("int8 needs faces to calibrate on: give --calib")
     return Int8Request(
-        options.int8, options.audit, options.calib_count, options.max_drop, options.labelled, options.seed
+        options.int8,
+        options.audit,
+        options.calib_count,
+        options.max_drop,
+        options.labelled,
+        options.seed,
+        options.cache,
     )
 
 

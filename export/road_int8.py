@@ -44,6 +44,8 @@ class Int8Request:
     max_drop: float
     labelled: str | None
     seed: int
+    cache: Path | None = None
+    """Where the result of an equal run lies, or will."""
 
 
 def refuse_request(request: Int8Request) -> None:
@@ -53,6 +55,8 @@ def refuse_request(request: Int8Request) -> None:
     for text, split in ((request.calib, "train"), (request.labelled, "test")):
         if text is not None and not len(_open(text, split)):
             raise UsageError(f"{text}: no faces in it")
+    if request.cache is not None and not request.cache.parent.is_dir():
+        raise UsageError(f"--calib-cache {request.cache}: there is no folder {request.cache.parent}")
 
 
 def add_int8(
@@ -83,6 +87,7 @@ def add_int8(
         seed=request.seed,
         progress=lambda share, what: say(f"int8 {100 * share:.0f} %: {what}"),
         where="model.onnx",
+        cache=request.cache,
     )
     quantised = finish(write_int8(graph, result.plan, "model.onnx"), spec)
     data = to_bytes(quantised)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAINING_FACES = "synth:2000"
 TEST_FACES = "synth:200@1"
+CALIBRATION_FACES = "synth:300@2"
 INPUT_SIZE = 64
 """Small, so that a few epochs fit into minutes."""
 SHEET_FACES = 24
@@ -145,13 +146,14 @@ def prove_fused(out: Path, outcome: Outcome) -> tuple[str, tuple[Path, ...]]:
 
 
 def bundle(out: Path, outcome: Outcome, watch: Watch) -> tuple[str, tuple[Path, ...]]:
-    """ONNX, simplified, and C; every link measured and proven again from the files."""
+    """ONNX, simplified, float16, int8 and C; every link measured and proven again from the files."""
     from export.chain import verify_bundle
     from export.links_c import CRequest
     from export.road import Options, export_bundle
 
     place = out / "bundle"
-    export_bundle(outcome.folder.best, place, Options(c=CRequest()), watch.note)
+    options = Options(fp16=True, int8="fast", audit=CALIBRATION_FACES, calib_count=256, c=CRequest())
+    export_bundle(outcome.folder.best, place, options, watch.note)
     report = verify_bundle(place, lambda _: None)
     if not report.passed:
         raise CheckFailedError(f"{place}: {report.failures[0].link}: {report.failures[0].detail}")

@@ -2,8 +2,8 @@
 
 Run as `python -m tests.bench.int8_table --rows fp32,ort-u8s8,fast`; each row is added to int8_table.json in --out, so
 the slow ones can run one by one. Needs the real faces (LANDMARK_DATA); calibration always uses the training faces of
-h300w_68, measurement always wflw_real. NNCF has pins of its own: name the Python of an environment with nncf, onnx
-and onnxruntime with --nncf-python.
+h300w_68, measurement always wflw_real. `--checkpoint FILE --model NAME` measures a network of one's own. NNCF has pins
+of its own: name the Python of an environment with nncf, onnx and onnxruntime with --nncf-python.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,18 @@ from calib.landmarks import landmark_shift
 from calib.plan import predict_float
 from calib.quantize import Int8Result, quantize
 from calib.select import CalibrationFaces, select_faces
+from export.fuse import fuse
 from export.int8 import write_int8
+from export.onnx_export import export_graph
+from export.onnx_file import write_onnx
+from export.probes import DEFAULT_SOURCE
+from export.road import crop_uint8
+from export.simplify import simplify
 from runtime.errors import InputError
 from runtime.files import write_json
 from runtime.geometry import network_input
 from runtime.spec import CropRule, ModelSpec
+from train.checkpoint import load_checkpoint, model_of
 from train.data.open import open_source
 from train.evaluate import Crops, crop_faces, evaluate
 
@@ -45,7 +53,7 @@ FILES = {
     "ghostnet": "PFLD_GhostNet_112_1_opt_sim.onnx",
     "ghostnet-slim": "PFLD_GhostNet_Slim_112_1_opt_sim.onnx",
 }
-SPEC = ModelSpec("ghostone", coordinates="corner", crop=CropRule(rounding="pixel"))
+PUBLISHED = ModelSpec("ghostone", coordinates="corner", crop=CropRule(rounding="pixel"))
 """What the upstream files expect of their input."""
 ABLATION: Mapping[str, dict[str, Any]] = {
     "min-max only": {"equalise": False, "bias": False, "distill_steps": 0},
@@ -69,6 +77,31 @@ data = nncf.Dataset([{name: batch[i:i + 1]} for i in range(len(batch))])
 onnx.save(nncf.quantize(model, data, subset_size=len(batch)), sys.argv[3])
 print(nncf.__version__)
 """
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that is measured."""
+
+    name: str
+    path: Path
+    spec: ModelSpec
+
+
+def published(name: str, root: Path) -> Subject:
+    """One of the upstream files."""
+    return Subject(name, root / "models" / "landmarks" / FILES[name], PUBLISHED)
+
+
+def own(checkpoint: Path, name: str, out: Path) -> Subject:
+    """A checkpoint of ours, fused, exported and simplified as `toolkit export` does it."""
+    loaded = load_checkpoint(checkpoint)
+    network = model_of(loaded, str(checkpoint)).eval()
+    fused = network if loaded.kind == "fused" else fuse(network, loaded.spec)
+    probes = network_input(crop_uint8(DEFAULT_SOURCE, loaded.spec), loaded.spec)
+    path = out / f"{name}.onnx"
+    write_onnx(path, simplify(export_graph(fused, loaded.spec, opset=18, exporter="dynamo"), loaded.spec, probes).model)
+    return Subject(name, path, loaded.spec)
 
 
 def data_root() -> Path:
@@ -100,6 +133,11 @@ class Reader:
         return next(self._rows, None)
 
 
+def not_older_than_13(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Per-channel DequantizeLinear needs opset 13."""
+    return onnx.version_converter.convert_version(model, 13) if model.opset_import[0].version < 13 else model
+
+
 def by_onnxruntime(row: str, path: Path, batch: NDArray[np.float32]) -> onnx.ModelProto:
     """quantize_static with its defaults, all operators symmetric, or inputs of Conv and Gemm only."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -117,7 +155,7 @@ def by_onnxruntime(row: str, path: Path, batch: NDArray[np.float32]) -> onnx.Mod
     model = onnx.load(path)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
-        onnx.save(onnx.version_converter.convert_version(model, 13), source)
+        onnx.save(not_older_than_13(model), source)
         data = Data(batch, model.graph.input[0].name)
         quantize_static(str(source), str(target), data, quant_format=QuantFormat.QDQ, **options)
         return onnx.load(target)
@@ -127,13 +165,15 @@ def by_nncf(python: str, path: Path, batch: NDArray[np.float32]) -> onnx.ModelPr
     """NNCF's default post-training quantisation, in its own environment."""
     with tempfile.TemporaryDirectory() as folder:
         source, data, target = Path(folder) / "a.onnx", Path(folder) / "x.npy", Path(folder) / "b.onnx"
-        onnx.save(onnx.version_converter.convert_version(onnx.load(path), 13), source)
+        onnx.save(not_older_than_13(onnx.load(path)), source)
         np.save(data, batch, allow_pickle=False)
         subprocess.run([python, "-c", NNCF_SCRIPT, str(source), str(data), str(target)], check=True)
         return onnx.load(target)
 
 
-def ours(path: Path, faces: CalibrationFaces, mode: str, options: dict[str, Any]) -> tuple[onnx.ModelProto, Int8Result]:
+def ours(
+    subject: Subject, faces: CalibrationFaces, mode: str, options: dict[str, Any]
+) -> tuple[onnx.ModelProto, Int8Result]:
     """Our own calibration and file."""
     settings = dict(options)
     forced = settings.pop("force_range", None)
@@ -144,32 +184,34 @@ def ours(path: Path, faces: CalibrationFaces, mode: str, options: dict[str, Any]
             last[0] = time.monotonic()
             print(f"  {100 * done:3.0f} %  {what}", file=sys.stderr, flush=True)
 
-    model = onnx.load(path)
-    result = quantize(model, SPEC, faces, mode=mode, algorithms=settings, shift_limit=1.0, progress=say)  # type: ignore[arg-type]
+    model = onnx.load(subject.path)
+    result = quantize(model, subject.spec, faces, mode=mode, algorithms=settings, shift_limit=1.0, progress=say)  # type: ignore[arg-type]
     plan = result.plan
     if forced is not None:
-        plan = _with_range(result, faces, str(forced))
+        plan = _with_range(result, subject.spec, faces, str(forced))
     return write_int8(model, plan), result
 
 
-def _with_range(result: Int8Result, faces: CalibrationFaces, method: str) -> Any:
+def _with_range(result: Int8Result, spec: ModelSpec, faces: CalibrationFaces, method: str) -> Any:
     from dataclasses import replace
 
     from calib.observe import observe
     from calib.ranges import group_scales
 
     plan = result.plan
-    seen = observe(plan.graph, plan.sites, centre(faces.images, SPEC.input_size), SPEC)
+    seen = observe(plan.graph, plan.sites, centre(faces.images, spec.input_size), spec)
     return replace(plan, scales=group_scales(plan.sites, seen, method))  # type: ignore[arg-type]
 
 
-def measured(model: onnx.ModelProto, crops: Crops, truth: NDArray[np.float32], optimise: bool) -> dict[str, Any]:
+def measured(
+    model: onnx.ModelProto, spec: ModelSpec, crops: Crops, truth: NDArray[np.float32], optimise: bool
+) -> dict[str, Any]:
     """NME overall and per subset, failure rate, landmark shift."""
     predict = session(model, optimise)
-    outputs = predict(network_input(crops.images, SPEC))
+    outputs = predict(network_input(crops.images, spec))
     rows = iter(np.split(outputs, np.arange(64, len(outputs), 64)))
-    found = evaluate(lambda _: next(rows), crops, SPEC, batch_size=64)
-    shift = landmark_shift(outputs, truth, SPEC)
+    found = evaluate(lambda _: next(rows), crops, spec, batch_size=64)
+    shift = landmark_shift(outputs, truth, spec)
     return {
         "nme": {name: round(100 * scores.nme, 4) for name, scores in found.scores.items()},
         "failures": round(100 * found.overall.failure_rate, 2),
@@ -182,7 +224,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measure the asked rows and print the table."""
     parser = argparse.ArgumentParser(description="INT8 of landmark models, measured on wflw_real")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--model", choices=sorted(FILES), default="ghostone")
+    parser.add_argument("--model", default="ghostone", help=f"{', '.join(FILES)}, or any name for --checkpoint")
+    parser.add_argument("--checkpoint", type=Path, help="a network of one's own instead of a published one")
     known = ["fp32", *ORT_ROWS, "nncf", "fast", "best", *(f"ablation:{name}" for name in ABLATION)]
     parser.add_argument(
         "--rows", default="fp32,ort-u8s8,ort-s8s8,ort-s8s8-inputs,nncf,fast,best", help=", ".join(known)
@@ -194,15 +237,19 @@ def main(argv: list[str] | None = None) -> None:
     wrong = [row for row in rows if row not in known]
     if wrong:
         parser.error(f"unknown row {wrong[0]!r}; known: {', '.join(known)}")
+    if arguments.checkpoint is None and arguments.model not in FILES:
+        parser.error(f"unknown model {arguments.model!r}; known: {', '.join(FILES)}, or give --checkpoint")
     root = data_root()
-    path = root / "models" / "landmarks" / FILES[arguments.model]
-    source = open_source(root / "data" / "h300w_68", split="train")
-    crops = crop_faces(open_source(root / "data" / "wflw_real", split="test"), SPEC)
-    graph = read_graph(onnx.load(path))
-    truth = predict_float(graph, crops.images, SPEC)
-    few = network_input(centre(select_faces(source, SPEC, 300).images, SPEC.input_size), SPEC)
-    table_path = arguments.out / "int8_table.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = arguments.checkpoint
+    subject = own(checkpoint, arguments.model, arguments.out) if checkpoint else published(arguments.model, root)
+    path, spec = subject.path, subject.spec
+    source = open_source(root / "data" / "h300w_68", split="train")
+    crops = crop_faces(open_source(root / "data" / "wflw_real", split="test"), spec)
+    graph = read_graph(onnx.load(path))
+    truth = predict_float(graph, crops.images, spec)
+    few = network_input(centre(select_faces(source, spec, 300).images, spec.input_size), spec)
+    table_path = arguments.out / "int8_table.json"
     for row in rows:
         start = time.monotonic()
         extra: dict[str, Any] = {}
@@ -216,9 +263,9 @@ def main(argv: list[str] | None = None) -> None:
         elif row == "nncf":
             model = by_nncf(arguments.nncf_python, path, few)
         else:
-            faces = select_faces(source, SPEC, arguments.faces)
+            faces = select_faces(source, spec, arguments.faces)
             options = ABLATION[row.removeprefix("ablation:")] if row.startswith("ablation:") else {}
-            model, result = ours(path, faces, row if row in ("fast", "best") else "fast", options)
+            model, result = ours(subject, faces, row if row in ("fast", "best") else "fast", options)
             extra = {
                 "candidates": [vars(candidate) for candidate in result.candidates],
                 "layers": [vars(layer) for layer in result.layers],
@@ -228,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
             onnx.save(model, arguments.out / f"{arguments.model}.{row.replace(':', '-').replace(' ', '-')}.int8.onnx")
         seconds = time.monotonic() - start
         figures = {
-            **measured(model, crops, truth, row in ("fp32", *ORT_ROWS, "nncf")),
+            **measured(model, spec, crops, truth, row in ("fp32", *ORT_ROWS, "nncf")),
             "seconds": round(seconds),
             **extra,
         }

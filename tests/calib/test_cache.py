@@ -9,12 +9,13 @@ import nets
 import numpy as np
 import pytest
 
-from calib.cache import CacheKey, load_plan, save_plan
+from calib.cache import CacheKey, load_result, save_result
 from calib.graph import read_graph
 from calib.mixed import with_float
 from calib.observe import Observation, observe_peaks
 from calib.plan import Plan, plain_weight_scales
 from calib.ranges import group_scales
+from calib.result import Candidate, Int8Result, LayerError
 from calib.sites import find_sites
 from runtime.errors import InputError
 
@@ -31,12 +32,19 @@ def plan() -> Plan:
     return with_float(whole, ["Conv_stem"])
 
 
+def result() -> Int8Result:
+    tried = (Candidate("min-max", 0.02, 0.03, 1.5, True), Candidate("bias", 0.03, 0.04, 0.5, False, "no help"))
+    layers = (LayerError("Conv_stem", "Conv", 1.0, 0.01),)
+    return Int8Result(plan(), {"mode": "fast", "seed": 0}, tried, layers, ("Conv_stem",), 0.02, 0.5)
+
+
 def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
-    save_plan(tmp_path / "a", plan(), KEY)
-    save_plan(tmp_path / "b", plan(), KEY)
+    save_result(tmp_path / "a", result(), KEY)
+    save_result(tmp_path / "b", result(), KEY)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    back = load_plan(tmp_path / "a", GRAPH, KEY)
-    made = plan()
+    whole = load_result(tmp_path / "a", GRAPH, KEY, 0.5)
+    assert {**vars(whole), "plan": None} == {**vars(result()), "plan": None}
+    back, made = whole.plan, plan()
     assert back.sites == made.sites
     assert back.scales == made.scales
     for name, value in made.weight_scales.items():
@@ -50,10 +58,10 @@ def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
     [("model", "the model"), ("faces", "faces"), ("spec", "spec"), ("settings", "settings"), ("code", "code")],
 )
 def test_a_stale_key_is_an_error_that_names_the_change(tmp_path: Path, field: str, words: str) -> None:
-    save_plan(tmp_path / "a", plan(), KEY)
-    other = replace(KEY, **{field: 99 if field == "code" else "other"})
+    save_result(tmp_path / "a", result(), KEY)
+    other = replace(KEY, **{field: "other"})
     with pytest.raises(InputError, match=f"stale calibration cache, .*{words}"):
-        load_plan(tmp_path / "a", GRAPH, other)
+        load_result(tmp_path / "a", GRAPH, other, 0.5)
 
 
 def test_the_key_sees_every_input() -> None:
@@ -70,8 +78,8 @@ def test_the_key_sees_every_input() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 def test_a_damaged_file_is_an_error(tmp_path: Path, damage: str) -> None:
-    save_plan(tmp_path / "a", plan(), KEY)
+    save_result(tmp_path / "a", result(), KEY)
     data = (tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes({"cut": data[: len(data) // 2], "text": b"hello", "empty": b""}[damage])
     with pytest.raises(InputError, match=r"not a calibration cache|is empty"):
-        load_plan(tmp_path / "a", GRAPH, KEY)
+        load_result(tmp_path / "a", GRAPH, KEY, 0.5)

@@ -90,6 +90,21 @@ def test_the_gate_looks_at_labels_when_there_are_some() -> None:
         short(labelled=nme(1.02))
 
 
+def test_a_cache_gives_the_same_result_without_work_and_refuses_another_run(tmp_path: Path) -> None:
+    cache = tmp_path / "calibration"
+    first = short(cache=cache)
+    steps: list[str] = []
+    again = short(cache=cache, progress=lambda _, what: steps.append(what))
+    assert steps == [] and again.candidates == first.candidates and again.layers == first.layers
+    assert again.plan.scales == first.plan.scales
+    for name, value in first.plan.graph.parameters.items():
+        np.testing.assert_array_equal(again.plan.graph.parameters[name], value)
+    with pytest.raises(InputError, match="stale calibration cache, the int8 settings changed"):
+        short(cache=cache, seed=1)
+    with pytest.raises(CheckFailedError, match=r"the limit is 0\.0001 %"):
+        short(cache=cache, shift_limit=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -175,6 +175,8 @@ def test_contradictions(arguments: list[str]) -> None:
 EXPORT_BAD: dict[str, tuple[list[str], str]] = {
     "int8 without faces": (["--int8", "fast"], "give --calib"),
     "faces for nothing": (["--calib", "synth:20"], "neither was asked for"),
+    "cache without int8": (["--fp16", "--calib-cache", "x"], "about int8"),
+    "cache in no folder": (["--int8", "fast", "--calib", "synth:20", "--calib-cache", "/no/such/x"], "no folder"),
     "drop without int8": (["--max-drop", "1%"], "about int8"),
     "drop without labels": (["--int8", "fast", "--calib", "synth:20", "--max-drop", "1%"], "--eval-data"),
     "drop is no share": (["--int8", "fast", "--calib", "synth:20", "--max-drop", "much"], "such as 1% or 0.01"),

@@ -55,6 +55,13 @@ def run(
     calib_count: Annotated[
         int | None, typer.Option("--calib-count", help="How many of them, chosen by coverage. [default: 512]")
     ] = None,
+    calib_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--calib-cache",
+            help="File that keeps what calibration found; an equal run reads it, a stale one is an error.",
+        ),
+    ] = None,
     eval_data: Annotated[
         str | None,
         typer.Option("--eval-data", help="Labelled faces; the int8 model must not lose more than --max-drop."),
@@ -111,7 +118,7 @@ def run(
       toolkit export ghostone.ckpt --opset 17 --exporter torchscript -o for_jetpack6
     """
     drop = _fraction(max_drop)
-    _refuse_contradictions(fp16, int8, calib, calib_count, eval_data, max_drop)
+    _refuse_contradictions(fp16, int8, calib, calib_count, calib_cache, eval_data, max_drop)
     c_request = _c_request(c, int8, c_precision, c_prefix, c_isa, max_ram)
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
@@ -128,6 +135,7 @@ def run(
         max_drop=drop,
         c=c_request,
         seed=seed,
+        cache=calib_cache,
         force=force,
     )
     with console.progress("export", None) as advance:
@@ -152,12 +160,24 @@ def _fraction(text: str | None) -> float:
 
 
 def _refuse_contradictions(
-    fp16: bool, int8: Int8 | None, calib: str | None, count: int | None, eval_data: str | None, max_drop: str | None
+    fp16: bool,
+    int8: Int8 | None,
+    calib: str | None,
+    count: int | None,
+    cache: Path | None,
+    eval_data: str | None,
+    max_drop: str | None,
 ) -> None:
     if int8 is not None and calib is None:
         raise UsageError("--int8 needs faces to calibrate on: give --calib; noise or nothing would ruin the model")
     if int8 is None:
-        for flag, value in (("--calib-count", count), ("--eval-data", eval_data), ("--max-drop", max_drop)):
+        about_int8 = {
+            "--calib-count": count,
+            "--calib-cache": cache,
+            "--eval-data": eval_data,
+            "--max-drop": max_drop,
+        }
+        for flag, value in about_int8.items():
             if value is not None:
                 raise UsageError(f"{flag} is about int8; add --int8 fast or --int8 best")
         if calib is not None and not fp16:
