@@ -55,9 +55,16 @@ def observe_peaks(
     return peaks
 
 
-def observe(graph: Graph, sites: Sites, crops: NDArray[np.uint8], spec: ModelSpec) -> Observation:
-    """Peaks, then histograms of magnitudes in a second pass."""
-    peaks = observe_peaks(graph, sites, crops, spec)
+def observe(
+    graph: Graph,
+    sites: Sites,
+    crops: NDArray[np.uint8],
+    spec: ModelSpec,
+    peaks: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Observation:
+    """Peaks unless they are known, of as many or more crops; then histograms of magnitudes in a pass of their own."""
+    if peaks is None:
+        peaks = observe_peaks(graph, sites, crops, spec)
     plain = Observation(peaks, {})
     top = {group: plain.peak(sites, group) for group in sites.groups}
     counts = {group: np.zeros(BINS, dtype=np.int64) for group in sites.groups}

@@ -38,6 +38,8 @@ MODES: tuple[Mode, ...] = ("fast", "best")
 FEWEST_FACES = 16
 HELD_BACK = 0.15
 """Share of the faces that no step learns from; candidates are compared on them."""
+HISTOGRAM_FACES = 384
+"""A maximum needs all crops there are; the shape of a distribution shows in these."""
 SHIFT_LIMIT = 0.015
 """Largest mean landmark shift without labels, as a fraction of the normalising distance."""
 MAX_DROP = 0.01
@@ -50,7 +52,7 @@ class Settings:
 
     equalise: bool = True
     noise_steps: int = 80
-    range_methods: tuple[str, ...] = ("minmax",)
+    range_methods: tuple[str, ...] = ("minmax", "percentile", "mse")
     widen: tuple[float, ...] = (1.0,)
     search: int = 0
     """Rounds of the range search on the landmark error."""
@@ -59,10 +61,10 @@ class Settings:
     distill_steps: int = 60
     distill_rate: float = 0.006
     scale_rate: float = 0.0
-    mixed_most: int = 0
+    mixed_most: int = 4
     """How many layers may stay float."""
-    mixed_limit: float = 0.01
-    """The landmark shift that layers are left in float for."""
+    mixed_limit: float = SHIFT_LIMIT
+    """The landmark shift that layers are left in float for: at most this, none are."""
     augmented_faces: int = 512
     sensitivity_faces: int = 32
     judged_faces: int = 128
@@ -78,7 +80,7 @@ PRESETS: Mapping[str, Settings] = {
         rounding_steps=60,
         distill_steps=300,
         distill_rate=0.008,
-        mixed_most=3,
+        mixed_limit=0.01,
         augmented_faces=1024,
         sensitivity_faces=64,
         judged_faces=192,
@@ -160,11 +162,15 @@ def _check_faces(images: NDArray[np.uint8], spec: ModelSpec) -> None:
         wanted = f"(N, {size}, {size}, 3) uint8, or larger squares with an even margin"
         raise UsageError(f"calibration faces: expected {wanted}, found {images.shape} {images.dtype}")
     if len(images) < FEWEST_FACES:
-        raise UsageError(
-            f"calibration faces: {len(images)}, at least {FEWEST_FACES} are needed and 300 or more are wise; "
-            "give a folder or list with more faces"
-        )
+        raise UsageError(f"calibration faces: {few_faces(len(images))}")
     refuse_no_faces(centre(images, size))
+
+
+def few_faces(count: int) -> str:
+    """What to say about too few faces."""
+    return (
+        f"{count}, at least {FEWEST_FACES} are needed and 300 or more are wise; give a folder or list with more faces"
+    )
 
 
 class _Session:
@@ -307,7 +313,7 @@ class _Session:
         seen = Observation(peaks, {})
         clipping = [method for method in self.settings.range_methods if method != "minmax"]
         if clipping:
-            seen = observe(even, sites, crops, self.spec)
+            seen = observe(even, sites, _spread(crops, HISTOGRAM_FACES), self.spec, peaks)
         for widen in self.settings.widen:
             if widen != 1.0:
                 self.offer(f"range x {widen:g}", _plan(even, seen, widen=widen))

@@ -79,20 +79,32 @@ def gate(result: Int8Result, labelled: Labelled | None, max_drop: float) -> None
     """Refuse a result that lost too much, with the layers to blame and what to try."""
     blame = sorted(result.layers, key=lambda layer: -layer.share)[:3]
     names = ", ".join(f"{layer.name} ({100 * layer.share:.0f} %)" for layer in blame)
-    advice = (
-        f"most of the error comes from {names}; try --int8 best, more and more varied calibration faces, "
-        "or a higher limit"
+    faces = result.settings.get("faces", 0)
+    ways = [] if result.settings.get("mode") == "best" else ["--int8 best"]
+    ways.append(f"more varied faces (--calib; --calib-count, {faces} were learned from)")
+    ways.append(
+        "--max-drop, to accept more loss" if labelled is not None else "--eval-data, to judge by labels instead"
     )
+    advice = f"most of the error comes from {names}; try {', '.join(ways[:-1])} or {ways[-1]}"
     if labelled is not None:
         exact, rough = result.nme["all"]
         drop = rough / exact - 1 if exact > 0 else 0.0
         if drop > max_drop:
             raise CheckFailedError(
                 f"int8 NME {100 * rough:.3f} % on {labelled.name} against {100 * exact:.3f} % in float32: "
-                f"+{100 * drop:.2f} %, the limit is {100 * max_drop:g} %; {advice}"
+                f"+{100 * drop:.2f} %{_worst(result)}, the limit is {100 * max_drop:g} %; {advice}"
             )
     elif result.shift > result.limit:
         raise CheckFailedError(
             f"int8 moves the landmarks by {100 * result.shift:.2f} % of the normalising distance, "
             f"the limit is {100 * result.limit:g} %; {advice}"
         )
+
+
+def _worst(result: Int8Result) -> str:
+    """The subset that lost most, where there are subsets."""
+    drops = {name: rough / exact - 1 for name, (exact, rough) in result.nme.items() if name != "all" and exact > 0}
+    if not drops:
+        return ""
+    worst = max(drops, key=lambda name: (drops[name], name))
+    return f" (most on {worst}: +{100 * drops[worst]:.2f} %)"

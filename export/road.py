@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,9 @@ from runtime.geometry import crop_region, network_input, warp
 from runtime.spec import ModelSpec
 from train.archive import MAX_FILE_BYTES
 from train.checkpoint import Checkpoint, load_checkpoint, model_of, save_checkpoint
+from train.data.boxes import open_unlabelled
 from train.data.open import splits_in
+from train.data.sample import FaceSource
 from train.evaluate import face_box
 
 AUDIT_FACES = 64
@@ -89,7 +91,7 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
     model_of(loaded, str(source_path))
     source = Source(sha256_file(source_path), loaded.kind, loaded.parent)
     faces = crop_uint8(options.probes, loaded.spec)
-    audited = faces if options.audit is None else crop_uint8(options.audit, loaded.spec, AUDIT_FACES)
+    audited = faces if options.audit is None else _audit_crops(options.audit, loaded.spec)
     if len(faces) < MIN_PROBES:
         raise UsageError(f"{options.probes}: {len(faces)} faces, the proofs need at least {MIN_PROBES}")
     with new_bundle(place, options.force) as writer:
@@ -148,14 +150,25 @@ def int8_request(options: Options) -> Int8Request:
     )
 
 
-def crop_uint8(text: str, spec: ModelSpec, count: int | None = None) -> NDArray[np.uint8]:
-    """Faces of a source, evenly spread, as the runtime crops them."""
-    faces = open_probes(text, count, "train" if splits_in(text) else None)
+def crop_uint8(text: str, spec: ModelSpec) -> NDArray[np.uint8]:
+    """The probes of a source, evenly spread, as the runtime crops them."""
+    faces = open_probes(text, None, "train" if splits_in(text) else None)
+    return _cut(faces.source, faces.indices, spec)
+
+
+def _audit_crops(text: str, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Up to `AUDIT_FACES` calibration faces, evenly spread, as the runtime crops them."""
+    source = open_unlabelled(text, split="train")
+    wanted = min(AUDIT_FACES, len(source))
+    return _cut(source, [i * len(source) // wanted for i in range(wanted)], spec)
+
+
+def _cut(source: FaceSource, indices: Sequence[int], spec: ModelSpec) -> NDArray[np.uint8]:
     size = spec.input_size
-    crops = np.empty((len(faces), size, size, 3), dtype=np.uint8)
-    for row, index in enumerate(faces.indices):
-        region = crop_region(face_box(faces.source.sample(index), spec), spec.crop)
-        crops[row] = warp(faces.source.photo(index), region.to_crop(size), size, spec.crop.padding)
+    crops = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+    for row, index in enumerate(indices):
+        region = crop_region(face_box(source.sample(index), spec), spec.crop)
+        crops[row] = warp(source.photo(index), region.to_crop(size), size, spec.crop.padding)
     return crops
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calib.quantize import Mode, quantize
+from calib.quantize import FEWEST_FACES, Mode, few_faces, quantize
 from calib.result import Int8Result, Labelled
 from calib.select import CalibrationFaces, select_faces
 from export.bundle import BundleWriter
@@ -25,7 +25,9 @@ from runtime.errors import UsageError
 from runtime.files import sha256_bytes
 from runtime.geometry import network_input
 from runtime.spec import ModelSpec
+from train.data.boxes import open_unlabelled
 from train.data.open import open_source, splits_in
+from train.data.problems import problems_of
 from train.data.sample import FaceSource
 from train.evaluate import Crops, crop_faces, evaluate
 
@@ -52,9 +54,11 @@ def refuse_request(request: Int8Request) -> None:
     """Open every source of faces before any slow step."""
     if request.count < 1:
         raise UsageError(f"--calib-count {request.count}: expected a positive number of faces")
-    for text, split in ((request.calib, "train"), (request.labelled, "test")):
-        if text is not None and not len(_open(text, split)):
-            raise UsageError(f"{text}: no faces in it")
+    faces = min(len(open_unlabelled(request.calib, split="train")), request.count)
+    if faces < FEWEST_FACES:
+        raise UsageError(f"{request.calib}: {few_faces(faces)}")
+    if request.labelled is not None and not len(_labelled_source(request.labelled)):
+        raise UsageError(f"{request.labelled}: no faces in it")
     if request.cache is not None and not request.cache.parent.is_dir():
         raise UsageError(f"--calib-cache {request.cache}: there is no folder {request.cache.parent}")
 
@@ -69,14 +73,18 @@ def add_int8(
 ) -> dict[str, NDArray[Any]]:
     """Calibrate, write and measure the int8 model; returns what the probes file stores of it."""
     session = OrtModel(to_bytes(graph))
+    source = open_unlabelled(request.calib, split="train")
+    broken = problems_of(source)
+    if len(broken):
+        say(f"calibration faces: {broken.summary()}")
     faces = select_faces(
-        _open(request.calib, "train"),
+        source,
         spec,
         request.count,
         lambda crops: np.asarray(session(network_input(crops, spec)), dtype=np.float32),
         seed=request.seed,
     )
-    crops = None if request.labelled is None else crop_faces(_open(request.labelled, "test"), spec)
+    crops = None if request.labelled is None else crop_faces(_labelled_source(request.labelled), spec)
     result = quantize(
         graph,
         spec,
@@ -101,9 +109,9 @@ def add_int8(
     return stored
 
 
-def _open(text: str, split: str) -> FaceSource:
-    """The half of a data set that fits the purpose, where it has halves."""
-    return open_source(text, split=split if splits_in(text) else None)  # type: ignore[arg-type]
+def _labelled_source(text: str) -> FaceSource:
+    """The test half of a data set, where it has halves."""
+    return open_source(text, split="test" if splits_in(text) else None)
 
 
 def _labelled(crops: Crops, spec: ModelSpec, name: str) -> Labelled:

@@ -101,10 +101,12 @@ def crop_faces(
 
 
 def face_box(sample: FaceSample, spec: ModelSpec) -> Box:
-    """The box that the spec's crop rule starts from."""
+    """The box that the spec's crop rule starts from; of a face without points, the box it came with."""
     where = sample.origin or str(sample.image)
     if spec.crop.box == "landmarks":
         if not np.isfinite(sample.points).any():
+            if sample.box is not None:
+                return Box(*sample.box)
             raise InputError(f"{where}: no labelled point, so there is no landmark box")
         return Box.around(sample.points)
     if spec.crop.box == "annotation":

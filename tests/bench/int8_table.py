@@ -55,6 +55,7 @@ FILES = {
 }
 PUBLISHED = ModelSpec("ghostone", coordinates="corner", crop=CropRule(rounding="pixel"))
 """What the upstream files expect of their input."""
+PLAIN = {"range_methods": ("minmax",), "mixed_most": 0}
 ABLATION: Mapping[str, dict[str, Any]] = {
     "min-max only": {"equalise": False, "bias": False, "distill_steps": 0},
     "+ bias": {"equalise": False, "distill_steps": 0},
@@ -232,7 +233,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--faces", type=int, default=512, help="calibration faces for our rows")
     parser.add_argument("--nncf-python", default="", help="Python of an environment with nncf")
+    parser.add_argument("--markdown", action="store_true", help="measure nothing; print what --out holds as a table")
     arguments = parser.parse_args(argv)
+    table_path = arguments.out / "int8_table.json"
+    if arguments.markdown:
+        print(markdown(json.loads(table_path.read_text())[arguments.model]))
+        return
     rows = [row.strip() for row in arguments.rows.split(",")]
     wrong = [row for row in rows if row not in known]
     if wrong:
@@ -249,7 +255,6 @@ def main(argv: list[str] | None = None) -> None:
     graph = read_graph(onnx.load(path))
     truth = predict_float(graph, crops.images, spec)
     few = network_input(centre(select_faces(source, spec, 300).images, spec.input_size), spec)
-    table_path = arguments.out / "int8_table.json"
     for row in rows:
         start = time.monotonic()
         extra: dict[str, Any] = {}
@@ -264,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
             model = by_nncf(arguments.nncf_python, path, few)
         else:
             faces = select_faces(source, spec, arguments.faces)
-            options = ABLATION[row.removeprefix("ablation:")] if row.startswith("ablation:") else {}
+            options = PLAIN | ABLATION[row.removeprefix("ablation:")] if row.startswith("ablation:") else {}
             model, result = ours(subject, faces, row if row in ("fast", "best") else "fast", options)
             extra = {
                 "candidates": [vars(candidate) for candidate in result.candidates],
@@ -284,6 +289,27 @@ def main(argv: list[str] | None = None) -> None:
         table.setdefault(arguments.model, {})[row] = figures
         write_json(table_path, table)
         print_row(row, figures, table[arguments.model].get("fp32"))
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The measured rows of one model as a table for the docs."""
+    exact = rows["fp32"]["nme"]
+    lines = ["| variant | NME % | x fp32 | worst subset | pose | shift % | FR@0.1 % |", "|---|---|---|---|---|---|---|"]
+    for name, figures in rows.items():
+        ratios = {subset: value / exact[subset] for subset, value in figures["nme"].items() if subset != "all"}
+        worst = max(ratios, key=lambda subset: ratios[subset])
+        nme = figures["nme"]["all"]
+        cells = (
+            name.removeprefix("ablation:"),
+            f"{nme:.3f}",
+            f"{nme / exact['all']:.4f}",
+            f"{ratios[worst]:.4f} ({worst})" if name != "fp32" else "1",
+            f"{ratios['pose']:.4f}",
+            f"{figures['shift']:.2f}",
+            f"{figures['failures']:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def print_row(row: str, figures: Mapping[str, Any], exact: Mapping[str, Any] | None) -> None:

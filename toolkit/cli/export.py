@@ -50,7 +50,10 @@ def run(
     ] = None,
     calib: Annotated[
         str | None,
-        typer.Option("--calib", help="Faces to calibrate on, no labels needed: a WFLW root, a list file, or synth:N."),
+        typer.Option(
+            "--calib",
+            help="Faces to calibrate on, no labels needed: a WFLW root, a list, photos with boxes.csv, or synth:N.",
+        ),
     ] = None,
     calib_count: Annotated[
         int | None, typer.Option("--calib-count", help="How many of them, chosen by coverage. [default: 512]")
