@@ -29,7 +29,7 @@ class Face:
     region: Region
     """The square of the image that was cut."""
     score: float
-    """0..1: is this a face at all? Measured in docs/runtime.md; nan when the score was switched off."""
+    """0..1: is this a face at all? Measured in docs/runtime.md; nan where no score was made."""
     detection: float | None = None
     """The detector's own score, where it has one."""
     track: int | None = None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.backends.choose import open_backend
 from runtime.backends.protocol import FaceModel
 from runtime.bundle import Bundle
-from runtime.confidence import plausibility
+from runtime.confidence import SCORES, ScoreKind, score
 from runtime.crops import cut, map_back
 from runtime.detect.choose import open_detector
 from runtime.detect.protocol import LANDMARK_RULE, Detection, Detector, FaceRule
@@ -41,13 +41,21 @@ class Times:
     crop: float = 0.0
     model: float = 0.0
     back: float = 0.0
+    score: float = 0.0
 
     def __add__(self, other: Times) -> Times:
         return Times(*(mine + its for mine, its in zip(self.stages.values(), other.stages.values(), strict=True)))
 
     @property
     def stages(self) -> dict[str, float]:
-        return {"decode": self.decode, "detect": self.detect, "crop": self.crop, "model": self.model, "back": self.back}
+        return {
+            "decode": self.decode,
+            "detect": self.detect,
+            "crop": self.crop,
+            "model": self.model,
+            "back": self.back,
+            "score": self.score,
+        }
 
     @property
     def total(self) -> float:
@@ -69,7 +77,8 @@ class Landmarker:
 
     `detector` is a name (`yunet:FILE`, `scrfd:FILE`, `retinaface:FILE`, `haar`, `whole`, `auto`) or any object with the
     members of `runtime.detect.Detector`. `passes=2` cuts every face a second time, around its own landmarks of the
-    first pass. `upright=True` turns crops by the detector's eye line. `score=False` skips the confidence.
+    first pass. `upright=True` turns crops by the detector's eye line. `score` is how `Face.score` is found: "flip" runs
+    the network a second time, on mirrored crops; "shape" is free and much weaker; "none" leaves it nan.
 
     A landmarker may be shared between threads as far as its back end and detector may: ONNX Runtime and SCRFD may,
     YuNet and Haar may not; with those make one landmarker per thread.
@@ -84,11 +93,13 @@ class Landmarker:
         box_rule: FaceRule = LANDMARK_RULE,
         passes: int = 1,
         upright: bool = False,
-        score: bool = True,
+        score: ScoreKind = "flip",
         threads: int = 1,
     ) -> None:
         if passes not in (1, 2):
             raise UsageError(f"passes={passes!r}: expected 1 or 2")
+        if score not in SCORES:
+            raise UsageError(f"score={score!r}: expected {', '.join(SCORES)}")
         if threads < 1:
             raise UsageError(f"threads={threads}: expected at least 1")
         self._detector = open_detector(detector) if isinstance(detector, str) and ":" in detector else detector
@@ -155,30 +166,36 @@ class Landmarker:
         return Region(float(cx), float(cy), level.side, angle)
 
     def locate(
-        self, image: Image, regions: Sequence[Region], detections: Sequence[Detection]
+        self,
+        image: Image,
+        regions: Sequence[Region],
+        detections: Sequence[Detection],
+        *,
+        passes: int | None = None,
+        kind: ScoreKind | None = None,
     ) -> tuple[list[Face], Times]:
-        """Landmarks of given squares, all in one batch."""
-        points, outputs, times = self._through(image, regions)
-        if self._passes == 2:
+        """Landmarks of given squares, all in one batch; `passes` and `kind` of score as the landmarker has them."""
+        crops, points, outputs, times = self._through(image, regions)
+        if (passes or self._passes) == 2:
             regions = [
                 self.region_around(p, r.angle) if _usable(p) else r for p, r in zip(points, regions, strict=True)
             ]
-            points, outputs, second = self._through(image, regions)
+            crops, points, outputs, second = self._through(image, regions)
             times = times + second
         start = time.perf_counter()
-        nothing = np.full(len(regions), np.nan)
-        scores = plausibility(outputs, self.spec.layout) if self._score else nothing
+        scores = score(kind or self._score, self.model, crops, outputs)
+        scored = time.perf_counter()
         in_crop = (outputs * np.float32(self.spec.input_size) - np.float32(0.5)).astype(np.float32)
         layout = self.spec.layout
         faces = [
             Face(d.box, points[i], in_crop[i], regions[i], float(scores[i]), d.score, None, layout)
             for i, d in enumerate(detections)
         ]
-        return faces, replace(times, back=times.back + time.perf_counter() - start)
+        return faces, replace(times, back=times.back + time.perf_counter() - scored, score=scored - start)
 
     def _through(
         self, image: Image, regions: Sequence[Region]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Times]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], Times]:
         start = time.perf_counter()
         crops = cut(image, regions, self.spec)
         cropped = time.perf_counter()
@@ -188,7 +205,7 @@ class Landmarker:
             raise InputError(f"{self.model.name}: the network puts out NaN or infinity; verify the bundle")
         ran = time.perf_counter()
         points = map_back(outputs, regions, self.spec)
-        return points, outputs, Times(crop=cropped - start, model=ran - cropped, back=time.perf_counter() - ran)
+        return crops, points, outputs, Times(crop=cropped - start, model=ran - cropped, back=time.perf_counter() - ran)
 
     def close(self) -> None:
         """Free what the back end holds."""

@@ -21,6 +21,8 @@ class OneEuro:
     """Hz of cutoff added per face size per second: higher follows quick heads more closely."""
     speed_cutoff: float = 1.5
     """Hz at which the speed itself is smoothed."""
+    rest: float = 0.05
+    """Face sizes per second: slower than this is noise, not motion."""
 
 
 class PointFilter:
@@ -49,7 +51,7 @@ class PointFilter:
             return self._value.astype(np.float32)
         velocity = (now - self._raw) / (size * step)
         self._speed = self._speed + _share(self._settings.speed_cutoff, step) * (velocity - self._speed)
-        moving = np.hypot(self._speed[:, 0], self._speed[:, 1])[:, None]
+        moving = (np.hypot(self._speed[:, 0], self._speed[:, 1]) - self._settings.rest).clip(0)[:, None]
         part = _share_of(self._settings.min_cutoff + self._settings.speed * moving, step)
         self._value = self._value + part * (now - self._value)
         self._raw, self._time = now, seconds

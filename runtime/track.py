@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.confidence import ScoreKind
 from runtime.detect.protocol import Detection
 from runtime.errors import UsageError
 from runtime.face import Face
@@ -26,8 +27,10 @@ class TrackSettings:
 
     redetect: int = 15
     """Frames between two looks of the detector; it is also asked when a track is lost."""
-    keep: float = 0.35
-    """A face whose score falls below this is lost."""
+    keep: float = 0.3
+    """When the detector looks too, a face whose agreement with its mirror image scores below this is lost."""
+    hint: float = 0.05
+    """Between these looks the score is the free one, which knows less; below this it calls for the detector."""
     patience: float = 1.5
     """Seconds for which a lost face keeps its id."""
     reach: float = 0.75
@@ -47,6 +50,7 @@ class _Track:
     angle: float
     seen: float
     detection: float | None
+    score: float
     velocity: Vector = field(default_factory=lambda: np.zeros(2))
     """Pixels per second."""
     lost: bool = False
@@ -96,10 +100,10 @@ class FaceTracker:
         live = [t for t in self._tracks if not t.lost]
         predicted = [_moved(t.points, t.expected(seconds) - t.centre) for t in live]
         regions = [self._landmarker.region_around(p, t.angle) for p, t in zip(predicted, live, strict=True)]
-        candidates, times = self._look(image, regions, [Detection(t.box, t.detection) for t in live], live)
-        failed = len(candidates) < len(live)
         due = self._since_detection is None or self._since_detection + 1 >= self._settings.redetect
-        if due or failed:
+        known = [Detection(t.box, t.detection) for t in live]
+        candidates, times = self._look(image, regions, known, live, "flip" if due else "shape")
+        if due or len(candidates) < len(live):
             found, second = self._detect(image, candidates)
             candidates, times = candidates + found, times + second
             self._since_detection = 0
@@ -109,16 +113,25 @@ class FaceTracker:
         return Result(faces, times, image)
 
     def _look(
-        self, image: Image, regions: list[Region], detections: list[Detection], tracks: Sequence[_Track | None]
+        self,
+        image: Image,
+        regions: list[Region],
+        detections: list[Detection],
+        tracks: Sequence[_Track | None],
+        kind: ScoreKind,
     ) -> tuple[list[_Candidate], Times]:
-        """Landmarks in squares; what is no face is left out."""
+        """Landmarks in squares; what is no face is left out. New faces get the second pass, if there is one."""
         if not regions:
             return [], Times()
-        faces, times = self._landmarker.locate(image, regions, detections)
+        passes = 1 if any(tracks) else None
+        faces, times = self._landmarker.locate(image, regions, detections, passes=passes, kind=kind)
+        least = self._settings.keep if kind == "flip" else self._settings.hint
         kept = []
         for face, track in zip(faces, tracks, strict=True):
-            if face.score < self._settings.keep or not _sound(face.points, image):
+            if face.score < least or not _sound(face.points, image):
                 continue
+            if kind == "shape" and track is not None:
+                face = replace(face, score=track.score)
             box = Box.around(face.points)
             centre = np.asarray(box.centre)
             kept.append(_Candidate(face, centre, max(box.width, box.height), appearance(image, box), track))
@@ -136,7 +149,7 @@ class FaceTracker:
                 fresh.append(detection)
         regions = [self._landmarker.region_of(d, detector.rule) for d in fresh]
         spent = time.perf_counter() - start
-        found, times = self._look(image, regions, fresh, [None] * len(fresh))
+        found, times = self._look(image, regions, fresh, [None] * len(fresh), "flip")
         return found, replace(times, detect=times.detect + spent)
 
     def _assign(self, candidates: list[_Candidate], seconds: float) -> list[Face]:
@@ -157,7 +170,9 @@ class FaceTracker:
         faces = []
         for at, candidate in enumerate(candidates):
             track = self._tracks[owner[at]] if at in owner else self._new(candidate)
-            faces.append(self._update(track, candidate, seconds))
+            box = Box.around(candidate.face.points)
+            covered = any(_overlap(box, Box.around(c.face.points)) > 0.1 for c in candidates if c is not candidate)
+            faces.append(self._update(track, candidate, seconds, covered))
         for place, track in enumerate(self._tracks):
             if track.seen != seconds and place not in taken:
                 track.lost = True
@@ -202,21 +217,24 @@ class FaceTracker:
             candidate.face.region.angle,
             seen=-np.inf,
             detection=candidate.face.detection,
+            score=candidate.face.score,
             filter=PointFilter(smooth) if smooth else None,
         )
         self._tracks.append(track)
         return track
 
-    def _update(self, track: _Track, candidate: _Candidate, seconds: float) -> Face:
+    def _update(self, track: _Track, candidate: _Candidate, seconds: float, covered: bool) -> Face:
+        """A face that another one covers moves and looks as it did before: what is seen of it then misleads."""
         face = candidate.face
-        if np.isfinite(track.seen) and seconds > track.seen:
+        if np.isfinite(track.seen) and seconds > track.seen and not covered:
             measured = (candidate.centre - track.centre) / (seconds - track.seen)
-            track.velocity = 0.5 * track.velocity + 0.5 * measured
+            track.velocity = 0.75 * track.velocity + 0.25 * measured
         if track.lost and self._settings.smooth:
             track.filter = PointFilter(self._settings.smooth)
         track.points, track.centre, track.side = face.points, candidate.centre, candidate.side
-        track.look = _unit(0.9 * track.look + 0.1 * candidate.look)
-        track.seen, track.lost = seconds, False
+        if not covered:
+            track.look = _unit(0.9 * track.look + 0.1 * candidate.look)
+        track.seen, track.lost, track.score = seconds, False, face.score
         if candidate.track is None:
             track.detection, track.box = face.detection, face.box
         else:

@@ -95,6 +95,8 @@ def run_all(plan: Plan) -> int:
                     if len(sources) == 1:
                         raise
                     console.complain(str(error))
+                    if lines is not None:
+                        _line(lines, {"source": source, "error": str(error)})
                     failed += 1
                     continue
                 tally.seconds = time.perf_counter() - start

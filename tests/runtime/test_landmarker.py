@@ -48,10 +48,10 @@ def test_batch_equals_one_by_one(small_bundle: Path) -> None:
 
 def test_all_faces_go_through_in_one_batch() -> None:
     model = BlobFaces()
-    assert len(Landmarker(model)(picture(), [(0, 0, 20, 20)] * 60)) == 60
+    assert len(Landmarker(model, score="none")(picture(), [(0, 0, 20, 20)] * 60)) == 60
     assert model.calls == [60]
     model.calls.clear()
-    assert len(Landmarker(model)(picture(), [(0, 0, 20, 20)] * 150)) == 150
+    assert len(Landmarker(model, score="none")(picture(), [(0, 0, 20, 20)] * 150)) == 150
     assert model.calls == [64, 64, 22]
 
 
@@ -111,7 +111,7 @@ def test_a_numpy_alone_process_gets_landmarks(tmp_path: Path) -> None:
         "import numpy as np\nfrom runtime import Landmarker, ModelSpec\n"
         "class M:\n    name = 'm'\n    spec = ModelSpec('pfld', input_size=64)\n"
         "    def landmarks(self, crops): return np.full((len(crops), 98, 2), 0.5, np.float32)\n"
-        "f = Landmarker(M(), score=False)(np.zeros((50, 50, 3), np.uint8), [(10, 10, 30, 30)])[0]\n"
+        "f = Landmarker(M(), score='none')(np.zeros((50, 50, 3), np.uint8), [(10, 10, 30, 30)])[0]\n"
         "print(f.points[0].tolist(), sorted(m for m in ('cv2', 'torch', 'onnx') if sys.modules.get(m)))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -289,6 +289,7 @@ def test_bad_settings(small_bundle: Path) -> None:
     for settings, words in (
         ({"passes": 3}, "expected 1 or 2"),
         ({"threads": 0}, "at least 1"),
+        ({"score": "magic"}, "expected flip, shape, none"),
         ({"detector": "yunet:no-such.onnx"}, "no such file"),
         ({"backend": "nothing"}, "unknown back end"),
     ):
@@ -332,7 +333,7 @@ def test_times_and_the_front_doors(small_bundle: Path) -> None:
     assert toolkit.Landmarker is Landmarker
     with toolkit.Landmarker(small_bundle, "onnx") as lm:
         result = lm.run(io.BytesIO(cv2.imencode(".png", picture())[1].tobytes()).getvalue(), BOXES)
-    assert set(result.times.stages) == {"decode", "detect", "crop", "model", "back"}
+    assert set(result.times.stages) == {"decode", "detect", "crop", "model", "back", "score"}
     assert all(seconds >= 0 for seconds in result.times.stages.values()) and result.times.total > 0
     assert (result.times + result.times).model == pytest.approx(2 * result.times.model)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
