@@ -1,0 +1,90 @@
+"""From process start to the first landmarks: fresh processes, contenders alternating, everything warm on disk.
+
+Every contender is given the same photo as an array file and the same box, so that no detector is measured along.
+"upstream's flow" is what the published inference script does: OpenCV, ONNX Runtime with default settings, one face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from tests.bench.measure import interleave, pinned, save
+
+OURS = """
+import numpy as np
+from runtime import Landmarker
+image = np.load({photo!r})
+face, = Landmarker({bundle!r}, {backend!r}, score="none")(image, [{box}])
+print(face.points[0, 0])
+"""
+UPSTREAM = """
+import cv2, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession({model!r}, providers=["CPUExecutionProvider"])
+image = np.load({photo!r})
+x0, y0, x1, y1 = map(int, {box})
+side = int(1.2 * max(x1 - x0, y1 - y0)); cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
+crop = cv2.resize(image[cy - side // 2:cy + side // 2, cx - side // 2:cx + side // 2], ({size}, {size}))
+batch = ((crop / 255.0 - 0.5) / 0.5).transpose(2, 0, 1)[None].astype(np.float32)
+print(session.run(None, {{session.get_inputs()[0].name: batch}})[0][0, 0] * side)
+"""
+PLAIN = {"python alone": "print(1.0)", "python with numpy": "import numpy\nprint(1.0)"}
+MEDIAPIPE = "import mediapipe\nprint(1.0)  # the import alone"
+
+
+def process(code: str) -> Callable[[], object]:
+    """Runs code in a fresh interpreter; its last line must be a number."""
+
+    def call() -> float:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"a contender failed: {done.stderr.strip().splitlines()[-1]}")
+        return float(done.stdout.split()[-1])
+
+    return call
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path, help="a bundle, exported with --c to measure the C too")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for the JSON files")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args(argv)
+    bundle = Bundle.open(options.bundle)
+    with tempfile.TemporaryDirectory() as place, pinned():
+        photo = str(Path(place) / "photo.npy")
+        np.save(photo, np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8))
+        model = str(bundle.directory / bundle.manifest.artefact("fp32").file)
+        given = {"photo": photo, "box": (800.0, 400.0, 1100.0, 700.0), "size": bundle.spec.input_size, "model": model}
+        codes = {name: OURS.format(bundle=str(bundle.directory), backend=name, **given) for name in ("onnx", "c")}
+        if not bundle.manifest.has("c"):
+            del codes["c"]
+        codes |= {"upstream's flow": UPSTREAM.format(**given), **PLAIN}
+        try:
+            import mediapipe  # type: ignore[import-not-found]  # noqa: F401
+
+            codes["mediapipe, import alone"] = MEDIAPIPE
+        except ImportError:
+            print("mediapipe is not installed: left out")
+        start = time.perf_counter()
+        samples = interleave({name: process(code) for name, code in codes.items()}, options.rounds, warmup=1)
+    rows = {}
+    print(f"{'':26} {'min ms':>8} {'median ms':>10} {'/ upstream':>11}")
+    for name in codes:
+        rows[name] = {"min": min(samples.seconds[name]), "median": samples.median(name)}
+        ratio = samples.ratio(name, "upstream's flow")
+        print(f"{name:26} {1000 * rows[name]['min']:8.1f} {1000 * rows[name]['median']:10.1f} {ratio:11.2f}")
+    save(options.out, "first_landmarks", rows, {"processes": samples})
+    print(f"{options.rounds} rounds in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
