@@ -44,7 +44,7 @@ def flip_score(model: FaceModel, crops: NDArray[np.uint8], outputs: Outputs) -> 
     mirrored = model.landmarks(np.ascontiguousarray(crops[:, :, ::-1]))[:, order]
     back = np.stack([1 - mirrored[..., 0], mirrored[..., 1]], axis=-1)
     away = np.hypot(outputs[..., 0] - back[..., 0], outputs[..., 1] - back[..., 1]).mean(axis=1)
-    return _logistic(_FLIP_WEIGHT * np.log(away / _sizes(outputs) + _FLOOR) + _FLIP_BIAS)
+    return _logistic(np.asarray(_FLIP_WEIGHT * np.log(away / _sizes(outputs) + _FLOOR) + _FLIP_BIAS))
 
 
 def shape_score(outputs: Outputs, spec: ModelSpec) -> Scores:
