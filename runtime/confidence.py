@@ -67,7 +67,7 @@ def _without_face(layout: str) -> NDArray[np.float64]:
 
 def _sizes(outputs: Outputs) -> NDArray[np.float64]:
     spans = (outputs.max(axis=1) - outputs.min(axis=1)).max(axis=1)
-    return np.maximum(spans.astype(np.float64), 1e-6)
+    return np.asarray(np.maximum(spans.astype(np.float64), 1e-6))
 
 
 def _logistic(values: NDArray[np.float64]) -> Scores:

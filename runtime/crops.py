@@ -21,10 +21,10 @@ def cut(image: Image, regions: Sequence[Region], spec: ModelSpec) -> NDArray[np.
     crops = np.empty((len(regions), size, size, 3), dtype=np.uint8)
     if not regions:
         return crops
-    try:
-        import cv2
-    except ImportError:
+    if not has_opencv():
         return _cut_by_numpy(image, regions, spec, crops)
+    import cv2
+
     grey = spec.crop.padding
     border = (grey, grey, grey)
     wide = max(image.shape[:2]) > _LARGEST_SIDE
@@ -32,6 +32,15 @@ def cut(image: Image, regions: Sequence[Region], spec: ModelSpec) -> NDArray[np.
         photo, matrix = _window(image, region, size) if wide else (image, region.to_crop(size))
         cv2.warpAffine(photo, matrix, (size, size), crops[place], cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, border)
     return crops
+
+
+def has_opencv() -> bool:
+    """Whether OpenCV can be imported here."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _window(image: Image, region: Region, size: int) -> tuple[Image, NDArray[np.float64]]:

@@ -17,7 +17,7 @@ from runtime.backends.choose import open_backend
 from runtime.backends.protocol import FaceModel
 from runtime.bundle import Bundle
 from runtime.confidence import SCORES, ScoreKind, score
-from runtime.crops import cut, map_back
+from runtime.crops import cut, has_opencv, map_back
 from runtime.detect.choose import open_detector
 from runtime.detect.protocol import LANDMARK_RULE, Detection, Detector, FaceRule
 from runtime.errors import InputError, UsageError
@@ -144,7 +144,7 @@ class Landmarker:
             rule, detections = self.box_rule, [Detection(as_box(box)) for box in _checked(boxes)]
         detected = time.perf_counter()
         regions = [self.region_of(detection, rule) for detection in detections]
-        faces, times = self.locate(photo, regions, detections)
+        faces, times = self.locate(photo, regions, detections, squares=[rule.apply(d.box) for d in detections])
         return Result(faces, replace(times, decode=decoded - start, detect=detected - decoded), photo)
 
     def region_of(self, detection: Detection, rule: FaceRule) -> Region:
@@ -173,9 +173,14 @@ class Landmarker:
         *,
         passes: int | None = None,
         kind: ScoreKind | None = None,
+        squares: Sequence[Box] | None = None,
     ) -> tuple[list[Face], Times]:
-        """Landmarks of given squares, all in one batch; `passes` and `kind` of score as the landmarker has them."""
-        crops, points, outputs, times = self._through(image, regions)
+        """Landmarks of given squares of the picture, all in one batch; `passes` and `kind` of score as set up.
+
+        `squares` are the landmark boxes that the regions were made of: where OpenCV is not installed, the C back end
+        cuts its crops from them.
+        """
+        crops, points, outputs, times = self._through(image, regions, squares)
         if (passes or self._passes) == 2:
             regions = [
                 self.region_around(p, r.angle) if _usable(p) else r for p, r in zip(points, regions, strict=True)
@@ -194,10 +199,10 @@ class Landmarker:
         return faces, replace(times, back=times.back + time.perf_counter() - scored, score=scored - start)
 
     def _through(
-        self, image: Image, regions: Sequence[Region]
+        self, image: Image, regions: Sequence[Region], squares: Sequence[Box] | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], Times]:
         start = time.perf_counter()
-        crops = cut(image, regions, self.spec)
+        crops = self._cut(image, regions, squares)
         cropped = time.perf_counter()
         pieces = [self.model.landmarks(crops[at : at + BATCH]) for at in range(0, max(len(crops), 1), BATCH)]
         outputs = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -206,6 +211,12 @@ class Landmarker:
         ran = time.perf_counter()
         points = map_back(outputs, regions, self.spec)
         return crops, points, outputs, Times(crop=cropped - start, model=ran - cropped, back=time.perf_counter() - ran)
+
+    def _cut(self, image: Image, regions: Sequence[Region], squares: Sequence[Box] | None) -> NDArray[np.uint8]:
+        own = getattr(self.model, "crop", None)
+        if own is None or not squares or any(r.angle for r in regions) or has_opencv():
+            return cut(image, regions, self.spec)
+        return np.stack([own(image, square) for square in squares])
 
     def close(self) -> None:
         """Free what the back end holds."""

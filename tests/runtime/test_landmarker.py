@@ -105,6 +105,21 @@ def test_crops_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
         Landmarker(BlobFaces())("photo.jpg" if Path("photo.jpg").exists() else str(ROOT / "docs/images/synth.png"))
 
 
+def test_without_opencv_a_back_end_that_can_cut_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cutter(BlobFaces):
+        def crop(self, image: np.ndarray, box: Box) -> np.ndarray:
+            self.calls.append(-1)
+            return cut(image, [Region(*box.centre, 1.2 * box.width)], self.spec)[0]
+
+    image = scene(120, 90, [(60, 45, 40, (200, 180, 160))])
+    model = Cutter()
+    wanted = Landmarker(model, score="none")(image, [box_of(60, 45, 40)])[0].points
+    assert -1 not in model.calls
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    found = Landmarker(model, score="none")(image, [box_of(60, 45, 40)])[0].points
+    assert -1 in model.calls and np.abs(found - wanted).max() < 1
+
+
 def test_a_numpy_alone_process_gets_landmarks(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.modules['cv2'] = sys.modules['onnxruntime'] = None\n"
