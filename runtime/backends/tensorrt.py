@@ -171,6 +171,11 @@ class TensorRtModel:
             self._run(batch, result)
         return result
 
+    @property
+    def engine(self) -> Any:
+        """TensorRT's own object, for inspection."""
+        return self._engine
+
     def lanes(self, batch: int) -> list[Lane]:
         """The lanes for one batch size; those of sizes not used for long are given up."""
         profile = self.card.profile
