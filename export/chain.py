@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
+from export.chain_engines import engine_steps
 from export.fp16 import half_outputs
 from export.links import (
     INTEGERS,
@@ -217,7 +218,7 @@ class _Proof:
         for folder in C_PARENT:  # compiling takes longest, so it comes last
             if folder in steps:
                 steps[f"{folder}, compiled"] = partial(self._compiled, folder)
-        return steps
+        return steps | engine_steps(self.bundle, self.report, self._faces)
 
     def probe(self) -> None:
         self.stored = read_arrays(self.data["probe"], "probe.npz")

@@ -33,9 +33,12 @@ from export.ranges import Range, measure_ranges
 from export.road_c import add_c
 from export.road_int8 import Int8Request, add_int8, public_name, refuse_request
 from export.simplify import simplify
+from export.tensorrt_build import PRECISIONS, add_engines, find_place
+from export.tensorrt_rules import BuildOptions, refuse_options
 from export.tidy import refuse_host_traces
 from runtime.backends.ort import OrtModel
 from runtime.bundle import Manifest, Source, arrays_to_bytes
+from runtime.engine import Precision
 from runtime.errors import InputError, UsageError
 from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
 from runtime.geometry import crop_region, network_input, warp
@@ -69,6 +72,8 @@ class Options:
     labelled: str | None = None
     """Labelled faces for the int8 gate; without them the landmark shift on held-back faces is limited."""
     c: CRequest | None = None
+    engines: BuildOptions | None = None
+    """TensorRT engines of every ONNX file, for the GPU that is here."""
     seed: int = 0
     cache: Path | None = None
     """File that keeps what calibration found, for a later export of the same model, faces and settings."""
@@ -86,6 +91,9 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         refuse_c_request(options.c)
         if "int8" in options.c.precisions and options.int8 is None:
             raise UsageError("int8 C is made from the int8 model: add --int8 fast or --int8 best")
+    place_of_engines = None if options.engines is None else find_place()
+    if options.engines is not None and place_of_engines is not None:
+        refuse_options(options.engines, place_of_engines.able)
     _refuse_onnx(source_path)
     loaded = load_checkpoint(source_path)
     model_of(loaded, str(source_path))
@@ -123,6 +131,9 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         for name in ("fused", "fp32", "fp16", "int8", "c", "c-int8"):
             if name in writer:
                 writer.measured_on(name, probe)
+        if options.engines is not None and place_of_engines is not None:
+            made: list[Precision] = [p for p in PRECISIONS if p in arrays]
+            add_engines(writer, spec, made, probes, place_of_engines, options.engines, say)
         return writer.finish(spec, source)
 
 

@@ -145,16 +145,18 @@ def test_timings_are_kept_and_foreign_ones_left_aside(
 def test_progress_is_told(module: Any, graphs: Any) -> None:
     told: list[tuple[str, float]] = []
     build_plan(
-        module("10.3"), graphs["fp32"], "fp32", BuildOptions(), progress=lambda phase, share: told.append((phase, share))
+        module("10.3"),
+        graphs["fp32"],
+        "fp32",
+        BuildOptions(),
+        progress=lambda phase, share: told.append((phase, share)),
     )
     assert told[0] == ("Building engine", 0.0) and told[-1] == ("Building engine", 1.0)
     assert [round(share, 2) for _, share in told[1:-1]] == [0.33, 0.67, 1.0]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_ends_the_build_at_the_next_step(
-    module: Any, behaviour: fake_tensorrt.Behaviour, graphs: Any
-) -> None:
+def test_ctrl_c_ends_the_build_at_the_next_step(module: Any, behaviour: fake_tensorrt.Behaviour, graphs: Any) -> None:
     pressed, steps = threading.Event(), []
 
     def press() -> None:
@@ -222,6 +224,8 @@ def test_nonsense_of_the_inspector_counts_for_nothing() -> None:
 
 PORTS = (Port("input", "input", "float32", (-1, 3, 64, 64)), Port("landmarks", "output", "float32", (-1, 196)))
 
+HALF_OUTPUT = replace(PORTS[1], dtype="float16")
+
 
 @pytest.mark.parametrize(
     ("found", "precision", "told"),
@@ -230,7 +234,11 @@ PORTS = (Port("input", "input", "float32", (-1, 3, 64, 64)), Port("landmarks", "
         (Inspected(PORTS, {"float32": 30, "float16": 2}), "int8", "no layer of the engine computes in int8"),
         (Inspected(PORTS, {"unknown": 30}), "fp16", r"layers: 30 unknown"),
         (Inspected(PORTS, {}), "fp32", "layers: none at all"),
-        (Inspected((PORTS[0], replace(PORTS[1], dtype="float16")), {"float16": 9}), "fp16", "landmarks of the engine is"),
+        (
+            Inspected((PORTS[0], replace(PORTS[1], dtype="float16")), {"float16": 9}),
+            "fp16",
+            "landmarks of the engine is",
+        ),
         (Inspected((*PORTS, replace(PORTS[1], name="more")), {"float16": 9}), "fp16", "3 inputs and outputs"),
         (Inspected(PORTS[:1], {"float16": 9}), "fp16", "output landmarks of the engine is missing"),
     ],

@@ -16,6 +16,7 @@ import typer
 
 from runtime.errors import ExitCode, ToolkitError
 from toolkit.cli import (
+    build_engine,
     compare,
     console,
     data,
@@ -65,6 +66,7 @@ app.command("verify")(verify.run)
 app.command("compare")(compare.run)
 app.command("eval")(eval.run)
 app.command("export")(export.run)
+app.command("build-engine")(build_engine.run)
 app.command("inspect")(inspect.run)
 app.command("doctor")(doctor.run)
 app.command("run")(run.run)

@@ -101,6 +101,13 @@ def run(
     exporter: Annotated[
         Exporter, typer.Option("--exporter", help="torchscript is the older one, for old set-ups; both give one graph.")
     ] = Exporter.dynamo,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Also TensorRT engines of all these models, for the GPU of this machine.")
+    ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", help="Also a model repository for Triton Inference Server; a new directory."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest instead of the table.")] = False,
 ) -> None:
@@ -121,10 +128,15 @@ def run(
       toolkit export ghostone.ckpt --opset 17 --exporter torchscript -o for_jetpack6
     """
     drop = _fraction(max_drop)
+    if triton is not None:
+        from export.triton import refuse_repository
+
+        refuse_repository(triton)
     _refuse_contradictions(fp16, int8, calib, calib_count, calib_cache, eval_data, max_drop)
     c_request = _c_request(c, int8, c_precision, c_prefix, c_isa, max_ram)
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
+    from export.tensorrt_rules import BuildOptions
 
     options = Options(
         opset=opset,
@@ -139,14 +151,28 @@ def run(
         c=c_request,
         seed=seed,
         cache=calib_cache,
+        engines=BuildOptions() if tensorrt else None,
         force=force,
     )
     with console.progress("export", None) as advance:
         manifest = export_bundle(checkpoint, output, options, lambda note: advance(note=note))
+    if triton is not None:
+        _write_triton(output, triton)
     if as_json:
         print(json.dumps(json.loads(manifest.to_bytes()), indent=2))
     else:
         show_links(manifest, f"{output}: every link within its limit")
+
+
+def _write_triton(bundle: Path, target: Path) -> None:
+    from export.triton import write_repository
+    from runtime.backends.tensorrt import KIND
+    from runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    engines = [a.name for a in opened.manifest.artefacts if a.kind == KIND]
+    names = write_repository(opened, target, engines=engines)
+    console.say(f"Triton model repository: {target} ({', '.join(names)})")
 
 
 def _fraction(text: str | None) -> float:

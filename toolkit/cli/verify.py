@@ -29,7 +29,7 @@ class Request:
 
 
 def run(
-    path: Annotated[Path, typer.Argument(help="A multi-branch checkpoint, or a bundle directory.")],
+    path: Annotated[Path, typer.Argument(help="A multi-branch checkpoint, a bundle directory, or a TensorRT plan.")],
     fused: Annotated[
         Path | None, typer.Option("--fused", help="Prove this fused checkpoint; without it, the model is fused here.")
     ] = None,
@@ -61,6 +61,8 @@ def run(
       toolkit verify runs/a/best.ckpt --json proof.json --plot proof.png --all
 
       toolkit verify out/face-v1/
+
+      toolkit verify out/face-v1/trt/fp16-orin-sm8.7-10.3.0.plan
     """
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a name that ends in .png")
@@ -182,8 +184,40 @@ def _is_bundle(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
+def prove_engine(request: Request) -> bool:
+    """Is the plan the file that was built, and will it load here? It is not deserialised."""
+    unused = {"--fused": request.fused, "--data": request.data, "--probes": request.probes, "--plot": request.plot}
+    for flag, value in unused.items():
+        if value is not None:
+            raise UsageError(f"{flag} is for checkpoints; a plan is held against its sidecar and this machine")
+    from dataclasses import asdict
+
+    from runtime.engine import judge, look_around, read_card
+    from runtime.files import write_json
+
+    card = read_card(request.path)
+    verdicts = judge(request.path, look_around())
+    layers = ", ".join(f"{count} {name}" for name, count in card.layers.items())
+    title = f"{request.path}: {card.precision}, {card.gpu_name} (SM {card.gpu_sm}), {card.built.version}; {layers}"
+    found = [(v.question, "yes" if v.passed else "NO", v.answer) for v in verdicts]
+    console.show(console.table(title, ("is it", "", ""), found, numeric_from=3))
+    if request.json is not None:
+        write_json(request.json, {"schema": 1, "verdicts": [asdict(v) for v in verdicts]})
+    failed = [v for v in verdicts if not v.passed]
+    if not failed:
+        console.show("it is the file that was built, and it will load here")
+        return True
+    console.complain(failed[0].answer)
+    return False
+
+
+def _is_plan(path: Path) -> bool:
+    return path.suffix.lower() in (".plan", ".engine", ".trt") and path.is_file()
+
+
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Request], bool]], ...] = (
     (_is_bundle, prove_bundle),
+    (_is_plan, prove_engine),
     (Path.is_file, prove_checkpoint),
 )
 """What a path is, and who proves it; the first that fits."""
