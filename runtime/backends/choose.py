@@ -39,6 +39,18 @@ BACKENDS: dict[str, BackEnd] = {
     "c": BackEnd("runtime.backends.c", "open_c", {"precision": "fp32"}, "c/", "export with --c"),
     "c-int8": BackEnd("runtime.backends.c", "open_c", {"precision": "int8"}, "c-int8/", "export with --c and --int8"),
     "tensorrt": BackEnd("runtime.backends.tensorrt", "open_tensorrt", {}, "trt/", "run toolkit build-engine"),
+    **{
+        f"tensorrt-{name}": BackEnd(
+            "runtime.backends.tensorrt",
+            "open_tensorrt",
+            {"precision": name},
+            "trt/",
+            f"run toolkit build-engine --{name}",
+        )
+        for name in ("fp32", "fp16", "int8")
+    },
+    "onnx-cuda": BackEnd("runtime.backends.ort_gpu", "open_onnx_cuda", {}, "fp32", "export it again"),
+    "onnx-tensorrt": BackEnd("runtime.backends.ort_gpu", "open_onnx_tensorrt", {}, "fp32", "export it again"),
 }
 
 AUTO_ORDER = ("tensorrt", "c", "onnx")

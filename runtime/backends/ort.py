@@ -13,12 +13,20 @@ from runtime.errors import InputError, UsageError
 from runtime.lazy import require
 
 _ERRORS_ONLY = 3
+CPU = "CPUExecutionProvider"
 
 
 class OrtModel:
     """An ONNX model with one input, ready to run."""
 
-    def __init__(self, model: bytes | Path | str, *, threads: int = 1, optimise: bool = True) -> None:
+    def __init__(
+        self,
+        model: bytes | Path | str,
+        *,
+        threads: int = 1,
+        optimise: bool = True,
+        providers: Sequence[str | tuple[str, dict[str, Any]]] = (CPU,),
+    ) -> None:
         ort = require("onnxruntime", "running an ONNX model")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -29,9 +37,10 @@ class OrtModel:
         where = "ONNX model" if isinstance(model, bytes) else str(model)
         data = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(data, options, providers=list(providers))
         except Exception as error:
             raise InputError(f"{where}: ONNX Runtime refuses it: {_first_line(error)}") from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(i.name for i in inputs) or "none"
