@@ -92,17 +92,18 @@ def measure_engine(model: TensorRtModel, batch: int, runs: int = 300, warmup: in
     return EngineTimes(batch, runs, stages, replay, tuple(_warnings(lists, lane)), {**before, **_after(read_clocks())})
 
 
-def measure_throughput(model: TensorRtModel, batch: int, lanes: int, seconds: float = 2.0) -> float:
-    """Faces a second with several contexts at work at the same time."""
+def measure_throughput(model: TensorRtModel, batch: int, seconds: float = 2.0) -> float:
+    """Faces a second with all the model's contexts at work at the same time."""
     size = model.spec.input_size
-    faces = np.random.default_rng(0).uniform(-1, 1, (batch * lanes, 3, size, size)).astype(np.float32)
+    shape = (batch * model.most_lanes, 3, size, size)
+    faces = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     for _ in range(3):
-        model.outputs(faces)
+        model.outputs(faces, batch)
     began, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < seconds:
-        model.outputs(faces)
+        model.outputs(faces, batch)
         done += len(faces)
-    return done / spent if done else 0.0
+    return done / spent
 
 
 def _staged(model: TensorRtModel, lane: Lane, events: Sequence[int]) -> tuple[float, ...]:

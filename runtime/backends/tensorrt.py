@@ -140,7 +140,7 @@ class TensorRtModel:
             raise UsageError(f"{lanes} lanes: expected 1 to {MAX_LANES}")
         self.card, self.spec, self.where = card, card.spec, where
         self.name = f"TensorRT {card.built.version} {card.precision}"
-        self._count, self._graphs = lanes, graphs
+        self.most_lanes, self._graphs = lanes, graphs
         self._lanes: OrderedDict[int, list[Lane]] = OrderedDict()
         self._lock = threading.Lock()
         self.cuda = cuda if cuda is not None else Cuda()
@@ -164,11 +164,14 @@ class TensorRtModel:
                 self._run(network_input(crops, self.spec), result)
         return result.reshape(len(crops), self.spec.points, 2)
 
-    def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's own outputs (N, 2 points) for inputs that are already normalised."""
+    def outputs(self, batch: NDArray[np.float32], piece: int | None = None) -> NDArray[np.float32]:
+        """The network's own outputs (N, 2 points) for inputs that are already normalised.
+
+        `piece` is how many go into one run; the most that the engine takes, unless told.
+        """
         result = np.empty((len(batch), 2 * self.spec.points), dtype=np.float32)
         with self._lock:
-            self._run(batch, result)
+            self._run(batch, result, piece)
         return result
 
     @property
@@ -203,13 +206,14 @@ class TensorRtModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, batch: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _run(self, batch: NDArray[np.float32], result: NDArray[np.float32], piece: int | None = None) -> None:
         if self._engine is None:
             raise UsageError(f"{self.where}: was closed")
         running: list[tuple[Lane, slice]] = []
         busy: dict[int, int] = {}
-        for start in range(0, len(batch), self.card.profile.max):
-            part = batch[start : start + self.card.profile.max]
+        step = self.card.profile.max if piece is None else piece
+        for start in range(0, len(batch), step):
+            part = batch[start : start + step]
             size = max(len(part), self.card.profile.min)
             turn = busy.get(size, 0)
             busy[size] = turn + 1
@@ -227,7 +231,7 @@ class TensorRtModel:
     def _lane(self, size: int, turn: int) -> Lane:
         """Lanes are made when they are first needed: one face at a time needs one."""
         lanes = self.lanes(size)
-        if turn and len(lanes) < self._count and turn >= len(lanes):
+        if turn and len(lanes) < self.most_lanes and turn >= len(lanes):
             lanes.append(self._new_lane(size))
         return lanes[turn % len(lanes)]
 
