@@ -197,9 +197,9 @@ def _beside(directory: Path, folder: str) -> Path:
     return place.parent / f"{place.name}.{folder}{LIBRARY_SUFFIX}"
 
 
-def source_files(bundle: Bundle, folder: str) -> dict[str, bytes]:
-    """What has to be compiled, every hash checked."""
-    return {"landmarks.c": bundle.read(folder), "landmarks.h": bundle.read(f"{folder}.landmarks.h")}
+def source_files(folder: str) -> dict[str, str]:
+    """What has to be compiled: file -> name of the artefact."""
+    return {"landmarks.c": folder, "landmarks.h": f"{folder}.landmarks.h"}
 
 
 def _prefix(bundle: Bundle, folder: str) -> str:
@@ -212,17 +212,19 @@ def _prefix(bundle: Bundle, folder: str) -> str:
 
 
 def _compiled(bundle: Bundle, folder: str, prefix: str) -> CLibrary:
-    what, files = f"{bundle.directory / folder}", source_files(bundle, folder)
+    what, names = f"{bundle.directory / folder}", source_files(folder)
+    files = {file: bundle.read(name) for file, name in names.items()}
+    hashes = {file: bundle.manifest.artefact(name).sha256 for file, name in names.items()}
     found = re.search(rb"#define %s_ABI_VERSION (\d+)" % prefix.upper().encode(), files["landmarks.h"])
     if found is None or int(found[1]) != ABI:
         version = "none" if found is None else found[1].decode()
         raise InputError(f"{what}: its interface has version {version}, this runtime speaks {ABI}; export it again")
-    path = library_for(files, what)
+    path = library_for(files, hashes, what)
     try:
         return CLibrary(path, bundle.spec, prefix)
     except InputError:
         forget(path)  # cut short by a full disk or a crash: once more
-        return CLibrary(library_for(files, what), bundle.spec, prefix)
+        return CLibrary(library_for(files, hashes, what), bundle.spec, prefix)
 
 
 def _prebuilt(path: Path, bundle: Bundle, precision: Precision, prefix: str) -> CLibrary:

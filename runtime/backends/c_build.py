@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import shutil
 import stat
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +54,8 @@ class Compiled:
 
 def find_compiler() -> Compiler | None:
     """The compiler that the environment variable CC names, else cc, gcc or clang on the PATH."""
+    import shlex
+
     named = shlex.split(os.environ.get("CC", ""))
     for command in [named] if named else [[name] for name in COMPILERS]:
         found = shutil.which(command[0])
@@ -92,6 +91,8 @@ def compile_library(compiler: Compiler, source: Path, target: Path, extra: Seque
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    import subprocess
+
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -115,15 +116,17 @@ def _first_line(text: str) -> str:
     return lines[0].strip()[:200]
 
 
-def library_for(files: Mapping[str, bytes], what: str) -> Path:
-    """The library of these sources from the user's cache, compiled first where it is not there yet."""
+def library_for(files: Mapping[str, bytes], hashes: Mapping[str, str], what: str) -> Path:
+    """The library of these sources, whose sha256 are known, from the user's cache; compiled when it is not there."""
     compiler = require_compiler(f"running {what}")
     folder = cache_folder()
-    key = _key(files, compiler)
+    key = cache_key(hashes, compiler)
     target = folder / f"{key}.so"
     if target.is_symlink() or target.exists():
         refuse_foreign(target)
         return target
+    import tempfile
+
     print(f"compiling {what} for this machine, once, with {compiler.command[0]}", file=sys.stderr)
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
@@ -143,9 +146,10 @@ def forget(library: Path) -> None:
     library.unlink(missing_ok=True)
 
 
-def _key(files: Mapping[str, bytes], compiler: Compiler) -> str:
+def cache_key(hashes: Mapping[str, str], compiler: Compiler) -> str:
+    """A name for what comes out: other sources, compiler, flags or processor make another."""
     facts = {
-        "files": {name: sha256_bytes(data) for name, data in sorted(files.items())},
+        "files": dict(hashes),
         "compiler": compiler.identity(),
         "flags": [BASE_FLAGS, NATIVE_FLAGS],
         "processor": _processor(),

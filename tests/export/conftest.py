@@ -165,4 +165,7 @@ def c_bundle_dir(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     if find_compiler() is None:
         pytest.skip("no C compiler on the PATH")
-    return add_to(bundle_dir, tmp_path_factory.mktemp("c-bundle") / "bundle", CRequest(("fp32", "int8")))
+    flags = ("-std=c99", "-O1", "-ffp-contract=off", "-fPIC", "-shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.backends.c_build.BASE_FLAGS", flags)  # quick; the same numbers
+        return add_to(bundle_dir, tmp_path_factory.mktemp("c-bundle") / "bundle", CRequest(("fp32", "int8")))

@@ -181,7 +181,8 @@ def _key_of(bundle: Bundle) -> str:
 
     compiler = c_build.find_compiler()
     assert compiler is not None
-    return c_build._key(source_files(bundle, "c"), compiler) + ".so"
+    hashes = {file: bundle.manifest.artefact(name).sha256 for file, name in source_files("c").items()}
+    return c_build.cache_key(hashes, compiler) + ".so"
 
 
 def test_a_cache_that_others_can_write_is_refused(
