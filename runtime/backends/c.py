@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import threading
 from pathlib import Path
@@ -173,6 +174,8 @@ def open_c(bundle: Bundle, precision: Precision = "fp32", library: Path | str | 
     bundle.
     """
     folder = FOLDERS[precision]
+    if os.name != "posix":
+        raise MissingBackendError("the C back end loads libraries of Linux and macOS; use the ONNX back end here")
     if not bundle.manifest.has(folder):
         raise UsageError(f"{bundle.directory}: holds no {folder}/; export it with --c" + _also(precision))
     prefix = _prefix(bundle, folder)
@@ -219,12 +222,20 @@ def _compiled(bundle: Bundle, folder: str, prefix: str) -> CLibrary:
     if found is None or int(found[1]) != ABI:
         version = "none" if found is None else found[1].decode()
         raise InputError(f"{what}: its interface has version {version}, this runtime speaks {ABI}; export it again")
-    path = library_for(files, hashes, what)
+    path, fresh = library_for(files, hashes, what)
     try:
-        return CLibrary(path, bundle.spec, prefix)
+        library = CLibrary(path, bundle.spec, prefix)
     except InputError:
+        if fresh:
+            raise
         forget(path)  # cut short by a full disk or a crash: once more
-        return CLibrary(library_for(files, hashes, what), bundle.spec, prefix)
+        path, fresh = library_for(files, hashes, what)
+        library = CLibrary(path, bundle.spec, prefix)
+    wrong = library.selftest() if fresh else None
+    if wrong is not None:
+        forget(path)
+        raise CheckFailedError(f"{what}: compiled here, its self-test fails at {wrong}; set CC to another compiler")
+    return library
 
 
 def _prebuilt(path: Path, bundle: Bundle, precision: Precision, prefix: str) -> CLibrary:

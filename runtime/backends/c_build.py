@@ -116,15 +116,15 @@ def _first_line(text: str) -> str:
     return lines[0].strip()[:200]
 
 
-def library_for(files: Mapping[str, bytes], hashes: Mapping[str, str], what: str) -> Path:
-    """The library of these sources, whose sha256 are known, from the user's cache; compiled when it is not there."""
+def library_for(files: Mapping[str, bytes], hashes: Mapping[str, str], what: str) -> tuple[Path, bool]:
+    """The library of these sources, whose sha256 are known, from the user's cache; and whether it was compiled now."""
     compiler = require_compiler(f"running {what}")
     folder = cache_folder()
     key = cache_key(hashes, compiler)
     target = folder / f"{key}.so"
     if target.is_symlink() or target.exists():
         refuse_foreign(target)
-        return target
+        return target, False
     import tempfile
 
     print(f"compiling {what} for this machine, once, with {compiler.command[0]}", file=sys.stderr)
@@ -138,7 +138,7 @@ def library_for(files: Mapping[str, bytes], hashes: Mapping[str, str], what: str
             built.library.replace(target)
     except OSError as error:
         raise DiskError(f"{folder}: cannot write the compiled library: {error.strerror or error}") from error
-    return target
+    return target, True
 
 
 def forget(library: Path) -> None:
@@ -171,13 +171,17 @@ def _processor() -> str:
 def cache_folder() -> Path:
     """The user's own folder for compiled libraries; one that others could write into is refused."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    root = base if base.is_absolute() else Path.home() / ".cache"
-    folder = root / "landmark-toolkit-c"
+    folder = Path("landmark-toolkit-c")
     try:
+        root = base if base.is_absolute() else Path.home() / ".cache"
+        folder = root / folder
         root.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot make the cache: {error.strerror or error}; set XDG_CACHE_HOME") from error
+    except (OSError, RuntimeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise MissingBackendError(
+            f"{folder}: cannot make this folder for compiled libraries: {why}; set XDG_CACHE_HOME"
+        ) from error
     refuse_foreign(folder)
     return folder
 

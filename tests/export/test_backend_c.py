@@ -228,6 +228,25 @@ def test_a_compiler_that_fails_is_named(bundle: Bundle, tmp_path: Path, monkeypa
     assert not list(cache.iterdir())
 
 
+def test_a_place_that_cannot_hold_the_cache_is_one_line(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(MissingBackendError, match=r"cannot make this folder for compiled libraries: .*XDG"):
+        open_c(bundle)
+
+
+def test_a_build_that_fails_its_selftest_is_not_kept(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = fast_flags(monkeypatch, tmp_path)
+    monkeypatch.setattr("runtime.backends.c.CLibrary.selftest", lambda _: "layer 3 (conv)")
+    with pytest.raises(CheckFailedError, match=r"its self-test fails at layer 3 \(conv\)"):
+        open_c(bundle)
+    assert not list(cache.iterdir())
+
+
 @pytest.fixture(scope="module")
 def shipped(c_bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle and, beside it, the library that somebody compiled for it."""
