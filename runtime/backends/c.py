@@ -16,7 +16,7 @@ from runtime.backends.c_build import forget, library_for, refuse_foreign
 from runtime.bundle import MANIFEST, Bundle, read_arrays
 from runtime.errors import CheckFailedError, InputError, MissingBackendError, UsageError
 from runtime.geometry import Box
-from runtime.spec import ModelSpec
+from runtime.spec import MAX_INPUT, MAX_POINTS, ModelSpec
 
 Precision = Literal["fp32", "int8"]
 FOLDERS: dict[Precision, str] = {"fp32": "c", "int8": "c-int8"}
@@ -96,6 +96,15 @@ class CLibrary:
         for face, found in zip(ordered, points, strict=True):
             self._require(self._run(context, ctypes.c_void_p(face.ctypes.data), ctypes.c_void_p(found.ctypes.data)))
         return points
+
+    def fits(self, crop: NDArray[np.uint8]) -> bool:
+        """Whether an unknown library writes just the spec's points; it may be of any model, so it gets room enough."""
+        face = np.zeros(3 * MAX_INPUT**2, dtype=np.uint8)
+        face[: crop.size] = crop.reshape(-1)
+        points = np.full(2 * MAX_POINTS, np.nan, dtype=np.float32)
+        status = self._run(self._context(), ctypes.c_void_p(face.ctypes.data), ctypes.c_void_p(points.ctypes.data))
+        mine = 2 * self.spec.points
+        return status == 0 and bool(np.isfinite(points[:mine]).all()) and bool(np.isnan(points[mine:]).all())
 
     def run_image(self, image: NDArray[np.uint8], box: Box, *, rgb: bool = False) -> NDArray[np.float32]:
         """Crop by the model's rule, run, map back: (points, 2) in pixels of the image."""
@@ -246,9 +255,7 @@ def _prebuilt(path: Path, bundle: Bundle, precision: Precision, prefix: str) -> 
     opened = CLibrary(path.absolute(), bundle.spec, prefix)
     arrays = read_arrays(bundle.read("probe"), "probe.npz")
     crops, wanted = arrays["crops"][:_PROOF_FACES], arrays[precision][:_PROOF_FACES]
-    found = opened.run(crops).reshape(wanted.shape)
-    differs = bool((found != wanted).any()) if precision == "int8" else _shift(found, wanted, bundle.spec)
-    if differs:
+    if not opened.fits(crops[0]) or _differ(opened.run(crops).reshape(wanted.shape), wanted, precision, bundle.spec):
         raise CheckFailedError(
             f"{path}: finds other landmarks than the bundle on its own faces; it was compiled from another model, "
             f"compile {bundle.directory / FOLDERS[precision]} again"
@@ -256,5 +263,7 @@ def _prebuilt(path: Path, bundle: Bundle, precision: Precision, prefix: str) -> 
     return opened
 
 
-def _shift(found: NDArray[np.float32], wanted: NDArray[np.float32], spec: ModelSpec) -> bool:
+def _differ(found: NDArray[np.float32], wanted: NDArray[np.float32], precision: Precision, spec: ModelSpec) -> bool:
+    if precision == "int8":
+        return bool((found != wanted).any())
     return not float(np.abs(found - wanted).max(initial=0.0)) * spec.input_size <= MAX_LIBRARY_SHIFT

@@ -26,6 +26,12 @@ from runtime.geometry import Box, crop_region, network_input, output_to_points, 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled here need not be fast."""
+    monkeypatch.setattr(c_build, "BASE_FLAGS", ("-std=c99", "-O1", "-ffp-contract=off", "-fPIC", "-shared"))
+
+
 @pytest.fixture
 def bundle(c_bundle_dir: Path) -> Bundle:
     return Bundle.open(c_bundle_dir)
@@ -155,8 +161,8 @@ def test_a_changed_source_is_refused_although_its_library_is_there(c_bundle_dir:
         open_c(Bundle.open(copy))
 
 
-def fast_flags(monkeypatch: pytest.MonkeyPatch, place: Path) -> Path:
-    """A cache of its own, filled quickly."""
+def own_cache(monkeypatch: pytest.MonkeyPatch, place: Path) -> Path:
+    """A cache of the test's own."""
     monkeypatch.setattr(c_build, "BASE_FLAGS", ("-std=c99", "-O0", "-ffp-contract=off", "-fPIC", "-shared"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     return place / "landmark-toolkit-c"
@@ -165,7 +171,7 @@ def fast_flags(monkeypatch: pytest.MonkeyPatch, place: Path) -> Path:
 def test_a_library_cut_short_is_compiled_again(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles: list[list[str]]
 ) -> None:
-    cache = fast_flags(monkeypatch, tmp_path)
+    cache = own_cache(monkeypatch, tmp_path)
     name = _key_of(bundle)
     cache.mkdir(mode=0o700)
     (cache / name).write_bytes(b"\x7fELF")
@@ -188,7 +194,7 @@ def _key_of(bundle: Bundle) -> str:
 def test_a_cache_that_others_can_write_is_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = fast_flags(monkeypatch, tmp_path)
+    cache = own_cache(monkeypatch, tmp_path)
     cache.mkdir()
     cache.chmod(0o770)
     with pytest.raises(InputError, match=r"can be written by others \(mode 770\)"):
@@ -221,7 +227,7 @@ def test_without_a_compiler_one_line_says_what_to_install(
 
 
 def test_a_compiler_that_fails_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = fast_flags(monkeypatch, tmp_path)
+    cache = own_cache(monkeypatch, tmp_path)
     monkeypatch.setenv("CC", "false")
     with pytest.raises(MissingBackendError, match=r"false cannot compile landmarks\.c: no message; set CC"):
         open_c(bundle)
@@ -240,7 +246,7 @@ def test_a_place_that_cannot_hold_the_cache_is_one_line(
 def test_a_build_that_fails_its_selftest_is_not_kept(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = fast_flags(monkeypatch, tmp_path)
+    cache = own_cache(monkeypatch, tmp_path)
     monkeypatch.setattr("runtime.backends.c.CLibrary.selftest", lambda _: "layer 3 (conv)")
     with pytest.raises(CheckFailedError, match=r"its self-test fails at layer 3 \(conv\)"):
         open_c(bundle)
@@ -300,12 +306,14 @@ def test_a_bundle_without_c_is_told_how_to_get_it(bundle_dir: Path) -> None:
 
 
 def test_numpy_alone_is_enough(c_bundle_dir: Path) -> None:
+    flags = c_build.BASE_FLAGS
     open_c(Bundle.open(c_bundle_dir))
     script = (
         "import sys\n"
         "for name in ('cv2', 'onnxruntime', 'torch', 'onnx'): sys.modules[name] = None\n"
         "import numpy as np; from runtime.bundle import Bundle; from runtime.backends.c import open_c\n"
-        "from runtime import Box\n"
+        "from runtime import Box; from runtime.backends import c_build\n"
+        f"c_build.BASE_FLAGS = {flags!r}\n"
         "model = open_c(Bundle.open(sys.argv[1]))\n"
         "print(model.landmarks_in_image(np.zeros((90, 90, 3), np.uint8), Box(10, 10, 70, 70)).shape)\n"
     )

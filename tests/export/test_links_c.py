@@ -54,7 +54,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
-def test_a_bundle_with_c_is_proven(c_bundle_dir: Path) -> None:
+def test_a_bundle_with_c_is_proven(c_bundle_dir: Path, quick_builds: None) -> None:
     report = verify_bundle(c_bundle_dir)
     assert report.passed, report.failures
     assert not report.not_run
