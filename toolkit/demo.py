@@ -161,7 +161,7 @@ def bundle(out: Path, outcome: Outcome, watch: Watch) -> tuple[str, tuple[Path, 
         calib_count=256,
         labelled=TEST_FACES,
         max_drop=MAX_DROP,
-        c=CRequest(),
+        c=CRequest(("fp32", "int8")),
     )
     export_bundle(outcome.folder.best, place, options, watch.note)
     report = verify_bundle(place, lambda _: None)
