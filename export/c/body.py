@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from export.c import quantised, reference, reference_int8
 from export.c.fetch import plan_fetches
 from export.c.ir import Add, Dense, Depthwise, Pool, Tensor
-from export.c.isas import header_text, kernel_block, source_text
+from export.c.isas import source_text
 from export.c.layers import LayerWriter, k_runs, layer_of
 from export.c.layers_int8 import CodeWeights, CodeWriter
 from export.c.layout import padded
 from export.c.literals import float_rows, int_rows
+from export.c.literals import rows as rows_of
 from export.c.pack import (
     Weights,
     byte_order,
@@ -37,8 +38,9 @@ TEST_SEED = 2024
 class Body:
     """The parts of landmarks.c that depend on the precision."""
 
-    kernels: str
     numbers: str
+    shifted_numbers: str
+    """Numbers that depend on LM_ZERO, and so on the instruction set."""
     rows: str
     expected: str
     writer: LayerWriter
@@ -81,7 +83,7 @@ def _expected(plan: Plan, values: dict[int, NDArray[np.float64]]) -> str:
     return table + f"static const uint32_t lm_expected_codes[LM_LAYER_COUNT] = {{\n{codes}}};\n"
 
 
-def float_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
+def float_body(plan: Plan, spec: ModelSpec) -> Body:
     """The float build."""
     blob, weights = _pack_float(plan)
     scale = np.tile(np.float32(1 / 255) / np.asarray(spec.std, np.float32), 16).astype(np.float32)
@@ -95,8 +97,7 @@ def float_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
     face = reference.face_input(reference.test_face(spec.input_size, TEST_SEED), spec)
     expected = _expected(plan, reference.run(plan.graph, face))
     writer = LayerWriter(plan, weights, plan_fetches(plan, weights, blob.size))
-    kernels = header_text("kernels/kernel.h") + kernel_block(isas, int8=False)
-    return Body(kernels, numbers, rows, expected, writer, 4 * int(blob.size))
+    return Body(numbers, "", rows, expected, writer, 4 * int(blob.size))
 
 
 def _bias_literals(bias: NDArray[np.int64], sums: NDArray[np.int64]) -> list[str]:
@@ -114,7 +115,7 @@ def _face_numbers(spec: ModelSpec, face: Tensor) -> tuple[str, bool]:
     return text + f"static const int32_t lm_face_shift[48] = {{\n{int_rows(shift + 2**30)}}};\n", False
 
 
-def int8_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
+def int8_body(plan: Plan, spec: ModelSpec) -> Body:
     """The int8 build."""
     blob, weights = _pack_float(plan)
     codes: list[NDArray[np.int8]] = []
@@ -143,13 +144,14 @@ def int8_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
         scales.append(rows[2])
     text = f"static const int8_t LM_ALIGNED lm_codes[{at}] = {{\n{int_rows(np.concatenate(codes))}}};\n"
     lines = "".join(f"    {', '.join(bias[i : i + 8])},\n" for i in range(0, len(bias), 8))
-    text += f"static const int32_t LM_ALIGNED lm_bias[{len(bias)}] = {{\n{lines}}};\n"
+    shifted = f"static const int32_t LM_ALIGNED lm_bias[{len(bias)}] = {{\n{lines}}};\n"
     text += f"static const float LM_ALIGNED lm_scale[{len(bias)}] = {{\n{float_rows(np.concatenate(scales))}}};\n"
     if blob.size:
         text += f"static const float LM_ALIGNED lm_weights[{blob.size}] = {{\n{float_rows(blob)}}};\n"
     face_text, table = _face_numbers(spec, plan.graph.input)
     size = (spec.input_size + 2) * 3 + 16
-    text += face_text + f"static const uint8_t lm_qzeros[{size}] = {{\n{', '.join(['LM_ZERO'] * size)}}};\n"
+    text += face_text
+    shifted += f"static const uint8_t lm_qzeros[{size}] = {{\n{rows_of(['LM_ZERO'] * size, 16)}}};\n"
     names = [*(["qtable-s8"] if table else []), *_needed(plan, True)]
     row_text = "".join(source_text(f"kernels/{name}.c") for name in names)
     pixels = reference.test_face(spec.input_size, TEST_SEED)
@@ -157,6 +159,5 @@ def int8_body(plan: Plan, spec: ModelSpec, isas: tuple[str, ...]) -> Body:
     start = np.stack([face_codes[pixels[..., channel], channel] for channel in range(3)], axis=2)
     expected = _expected(plan, reference_int8.run(plan.graph, start))
     writer = CodeWriter(plan, weights, places, table)
-    kernels = header_text("kernels/kernel.h") + kernel_block(isas, int8=True)
     size_in_bytes = at + 8 * len(bias) + 4 * int(blob.size)
-    return Body(kernels, text, row_text, expected, writer, size_in_bytes)
+    return Body(text, shifted, row_text, expected, writer, size_in_bytes)

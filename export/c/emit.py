@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from export.c.body import TEST_SEED, float_body, int8_body
+from export.c.body import TEST_SEED, Body, float_body, int8_body
+from export.c.dispatch import dispatch_order, dispatched
 from export.c.ir import Pool
-from export.c.isas import F32, S8, source_text
+from export.c.isas import header_text, kernel_block, kernels_of, source_text
 from export.c.layers import group_loop, layer_of
 from export.c.layout import padded
 from export.c.names import rename
-from export.c.package import package_files
+from export.c.package import SINGLE_SOURCE, Form, package_files, single
 from export.c.passes import describe, is_int8
 from export.c.plan import InputLayer, Plan, element
 from runtime.spec import ModelSpec
@@ -106,12 +107,13 @@ def network(plan: Plan) -> str:
     )
 
 
-MACROS = """#ifndef LM_PROFILE_BEGIN
+PROFILE = """#ifndef LM_PROFILE_BEGIN
 #define LM_PROFILE_BEGIN(layer)
 #define LM_PROFILE_END(layer)
 #endif
+"""
 
-#define LM_ROWS(layer, low, high)                  \\
+MACROS = """#define LM_ROWS(layer, low, high)                  \\
     LM_PROFILE_BEGIN(layer)                        \\
     lm_layer_##layer(net, low, high);              \\
     LM_PROFILE_END(layer)                          \\
@@ -146,39 +148,62 @@ PROLOGUE = """#include "landmarks.h"
 """
 
 
-def emit(plan: Plan, spec: ModelSpec, sha: str, prefix: str, isas: tuple[str, ...]) -> Sources:
-    """Text of all files."""
-    int8 = is_int8(plan.graph)
-    body = (int8_body if int8 else float_body)(plan, spec, isas)
+def engine(kernels: str, body: Body, plan: Plan) -> str:
+    """What an instruction set gets for itself: its kernels, and the layers that call them."""
     steps = [step for group in plan.groups for step in group.steps]
     parts = [
-        f"/* {banner(plan, spec, sha)} */\n",
-        PROLOGUE,
-        private_defines(plan, spec) + "\n",
-        body.kernels,
+        kernels,
         body.rows,
-        body.numbers,
-        source_text("templates/network.c"),
-        source_text(f"templates/network-{'s8' if int8 else 'f32'}.c"),
-        layer_table(plan),
-        body.expected,
+        body.shifted_numbers,
         source_text("templates/check.c"),
         "/* ---- the layers ---- */\n\n" + "\n".join(body.writer.function(step) for step in steps),
         MACROS,
         network(plan),
-        source_text("templates/image.c"),
-        source_text("templates/api.c"),
     ]
+    return "\n".join(part for part in parts if part)
+
+
+def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], dispatch: bool) -> str:
+    """The source behind its first comment."""
+    int8 = is_int8(plan.graph)
+    shared = [
+        PROLOGUE,
+        private_defines(plan, spec) + "\n",
+        header_text("kernels/kernel.h"),
+        body.numbers,
+        source_text("templates/network.c") + source_text(f"templates/network-{'s8' if int8 else 'f32'}.c"),
+        layer_table(plan),
+        body.expected,
+        source_text("templates/judge.c"),
+        PROFILE,
+    ]
+    if dispatch:
+        engines = {name: engine(kernels_of(name, int8), body, plan) for name in dispatch_order(isas, int8)}
+        chosen = dispatched("\n".join(shared), engines, int8)
+    else:
+        one = "static const lm_path lm_paths[1] = {{LM_ISA, 0, lm_network}};\n#define LM_PATHS 1\n#define lm_cpu() 0u\n"
+        chosen = "\n".join([*shared, engine(kernel_block(isas, int8), body, plan), one])
+    return "\n".join([chosen, source_text("templates/image.c"), source_text("templates/api.c")])
+
+
+def emit(plan: Plan, spec: ModelSpec, sha: str, prefix: str, form: Form) -> Sources:
+    """Text of all files."""
+    int8 = is_int8(plan.graph)
+    body = (int8_body if int8 else float_body)(plan, spec)
+    title = banner(plan, spec, sha)
     header = source_text("templates/landmarks.h")
-    header = header.replace("@BANNER@", banner(plan, spec, sha)).replace("@DEFINES@", defines(plan, spec, sha))
+    header = header.replace("@BANNER@", title).replace("@DEFINES@", defines(plan, spec, sha))
+    source = landmarks_c(plan, spec, body, form.isas, form.dispatch)
+    if form.single_header:
+        header, source = single(header, source), SINGLE_SOURCE
     arena = plan.arena + padded(3 * spec.input_size**2, 64)
     summary = (
         f"{spec.architecture} x{spec.width:g}, {precision(plan)}: {spec.points} points from a {spec.input_size} x "
         f"{spec.input_size} crop, {plan.graph.macs / 1e6:.1f} M multiply-adds, {arena} bytes of working memory."
     )
-    table = S8 if int8 else F32
-    files = {"landmarks.h": rename(header, prefix), "landmarks.c": rename("\n".join(parts), prefix)}
-    files.update(package_files(summary, [table[name].title for name in table if name in isas], prefix))
+    files = {"landmarks.h": header, "landmarks.c": f"/* {title} */\n\n{source}"}
+    files = {name: rename(text, prefix) for name, text in files.items()}
+    files.update(package_files(summary, form, prefix, int8))
     return Sources(files, arena, body.weight_bytes, [describe(layer) for layer in layer_of(plan)])
 
 

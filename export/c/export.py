@@ -8,9 +8,11 @@ from typing import Literal
 
 import onnx
 
+from export.c.dispatch import dispatch_order
 from export.c.emit import emit, model_sha256
 from export.c.isas import NAMES
 from export.c.names import check_prefix
+from export.c.package import Form
 from export.c.passes import is_int8, optimise
 from export.c.plan import Tuning, make_plan
 from export.c.read import read
@@ -21,9 +23,15 @@ from runtime.spec import ModelSpec
 
 @dataclass(frozen=True)
 class COptions:
-    """What a user may choose."""
+    """What a user may choose.
+
+    `dispatch`: one x86-64 build holds the kernels of all `isas` and chooses when it starts. `single_header`: everything in
+    landmarks.h, compiled where LM_IMPLEMENTATION is defined.
+    """
 
     isas: tuple[str, ...] = NAMES
+    dispatch: bool = False
+    single_header: bool = False
     max_ram: int | None = None
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -55,6 +63,8 @@ def export_c(
     check_prefix(prefix)
     if unknown := set(options.isas) - set(NAMES):
         raise UsageError(f"unknown instruction set {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
+    if options.dispatch:
+        dispatch_order(options.isas, precision == "int8")
     graph = optimise(read(model))
     if graph.input.shape.height != spec.input_size or graph.output.shape.channels != 2 * spec.points:
         raise InputError(
@@ -66,7 +76,7 @@ def export_c(
     plan = make_plan(graph, options.tuning)
     sha = model_sha256(model.SerializeToString(deterministic=True))
     isas = tuple(isa for isa in NAMES if isa in options.isas or isa == "scalar")
-    sources = emit(plan, spec, sha, prefix, isas)
+    sources = emit(plan, spec, sha, prefix, Form(isas, options.dispatch, options.single_header))
     if options.max_ram is not None and sources.arena > options.max_ram:
         raise InputError(
             f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}"

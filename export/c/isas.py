@@ -14,6 +14,8 @@ class Isa:
     """An instruction set: when the compiler has it, what a build calls itself, its kernels, the entry points' suffixes.
 
     `zero` is what int8 maps add to every code: 128 where the machine multiplies unsigned by signed bytes.
+    `target` is what gcc and clang call the instructions ("": every x86-64 has them; None: not x86), `needs` are the bits of
+    templates/cpu.c that a processor must show: both are for builds that choose at run time.
     """
 
     condition: str
@@ -21,15 +23,26 @@ class Isa:
     kernels: tuple[str, ...]
     suffixes: tuple[str, ...]
     zero: int = 0
+    target: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 F32: dict[str, Isa] = {
-    "avx512": Isa("defined(__AVX512F__)", "AVX-512", ("gemm-f32-avx512", "dw3x3-f32-avx512"), ("avx512",) * 2),
+    "avx512": Isa(
+        "defined(__AVX512F__)",
+        "AVX-512",
+        ("gemm-f32-avx512", "dw3x3-f32-avx512"),
+        ("avx512",) * 2,
+        target="avx2,fma,avx512f",
+        needs=("AVX2", "FMA", "AVX512F"),
+    ),
     "avx2": Isa(
         "defined(__AVX2__) && defined(__FMA__)",
         "AVX2",
         ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"),
         ("block",) * 2,
+        target="avx2,fma",
+        needs=("AVX2", "FMA"),
     ),
     "neon": Isa(
         "defined(__ARM_NEON) && defined(__aarch64__)",
@@ -37,8 +50,14 @@ F32: dict[str, Isa] = {
         ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"),
         ("block",) * 2,
     ),
-    "sse2": Isa("defined(__SSE2__)", "SSE2", ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"), ("block",) * 2),
-    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2),
+    "sse2": Isa(
+        "defined(__SSE2__)",
+        "SSE2",
+        ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"),
+        ("block",) * 2,
+        target="",
+    ),
+    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2, target=""),
 }
 """Float kernels, best first."""
 
@@ -58,9 +77,16 @@ S8: dict[str, Isa] = {
         ),
         ("avx512vnni",) * 6,
         128,
+        target="avx2,avx512f,avx512bw,avx512vl,avx512vnni",
+        needs=("AVX2", "AVX512F", "AVX512BW", "AVX512VL", "AVX512VNNI"),
     ),
     "avx2": Isa(
-        "defined(__AVX2__)", "AVX2", ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS), ("avx2",) * 2 + ("scalar",) * 4
+        "defined(__AVX2__)",
+        "AVX2",
+        ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS),
+        ("avx2",) * 2 + ("scalar",) * 4,
+        target="avx2",
+        needs=("AVX2",),
     ),
     "neon": Isa(
         "defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)",
@@ -68,11 +94,15 @@ S8: dict[str, Isa] = {
         ("qgemm-s8-neondot", "qdw3x3-s8-neondot", *_PLAIN_ROWS),
         ("neondot",) * 2 + ("scalar",) * 4,
     ),
-    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 6),
+    "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 6, target=""),
 }
 """Int8 kernels, best first."""
 
 NAMES = tuple(F32)
+
+ENTRIES_F32 = ("gemm", "dw")
+ENTRIES_S8 = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product")
+"""What layers call; each instruction set says by which suffix."""
 
 
 def source_text(path: str) -> str:
@@ -87,20 +117,34 @@ def header_text(path: str) -> str:
     return re.sub(r"#ifndef LM_KERNEL\w*_H\n#define LM_KERNEL\w*_H\n|#include <[^>]*>[^\n]*\n|\n#endif\s*\Z", "", text)
 
 
+def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
+    """The wanted instruction sets that this precision has kernels for, best first; plain C is always the last."""
+    return [name for name in (S8 if int8 else F32) if name in wanted or name == "scalar"]
+
+
+def kernels_of(name: str, int8: bool) -> str:
+    """The kernels of one instruction set, under the names that layers call them by."""
+    isa = (S8 if int8 else F32)[name]
+    entries = ENTRIES_S8 if int8 else ENTRIES_F32
+    text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
+    text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
+    text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
+    return text + "".join(
+        f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
+    )
+
+
+def guard(name: str, int8: bool) -> str:
+    """When a compiler may use an instruction set."""
+    condition = (S8 if int8 else F32)[name].condition
+    return condition if name == "scalar" else f"{condition} && !defined(LM_FORCE_SCALAR)"
+
+
 def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
     """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
-    table = S8 if int8 else F32
-    entries = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product") if int8 else ("gemm", "dw")
     text, word = "", "#if"
-    for name in (n for n in table if n in wanted or n == "scalar"):
-        isa = table[name]
-        guard = isa.condition if name == "scalar" else f"{isa.condition} && !defined(LM_FORCE_SCALAR)"
-        text += f'{word} {guard}\n#define LM_ISA "{isa.title}"\n'
-        text += f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
-        text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
-        text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
-        text += "".join(
-            f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
-        )
+    for name in chosen(wanted, int8):
+        title = (S8 if int8 else F32)[name].title
+        text += f'{word} {guard(name, int8)}\n#define LM_ISA "{title}"\n{kernels_of(name, int8)}'
         word = "#elif"
     return text + "#endif\n"

@@ -13,6 +13,31 @@ void *lm_align(void *memory)
     return (uint8_t *)memory + (LM_ARENA_ALIGN - address % LM_ARENA_ALIGN) % LM_ARENA_ALIGN;
 }
 
+static int lm_path_runs(int isa)
+{
+    return (lm_paths[isa].needs & ~lm_cpu()) == 0;
+}
+
+/* The first that this machine can run; the last one runs everywhere. */
+static int lm_best_path(void)
+{
+    int isa = 0;
+    while (isa < LM_PATHS - 1 && !lm_path_runs(isa)) {
+        isa++;
+    }
+    return isa;
+}
+
+int lm_isa_count(void)
+{
+    return LM_PATHS;
+}
+
+const char *lm_isa_name(int isa)
+{
+    return isa >= 0 && isa < LM_PATHS ? lm_paths[isa].name : "?";
+}
+
 lm_status lm_init(lm_ctx *ctx, void *arena, size_t bytes)
 {
     if (ctx == NULL) {
@@ -30,6 +55,7 @@ lm_status lm_init(lm_ctx *ctx, void *arena, size_t bytes)
         return LM_ERR_ARENA_SIZE;
     }
     ctx->arena = arena;
+    ctx->isa = lm_best_path();
     ctx->magic = LM_MAGIC;
     return LM_OK;
 }
@@ -39,7 +65,20 @@ static lm_status lm_check_ctx(const lm_ctx *ctx)
     if (ctx == NULL) {
         return LM_ERR_NULL;
     }
-    return ctx->magic == LM_MAGIC && ctx->arena != NULL ? LM_OK : LM_ERR_CONTEXT;
+    return ctx->magic == LM_MAGIC && ctx->arena != NULL && ctx->isa >= 0 && ctx->isa < LM_PATHS ? LM_OK : LM_ERR_CONTEXT;
+}
+
+lm_status lm_use_isa(lm_ctx *ctx, int isa)
+{
+    const lm_status status = lm_check_ctx(ctx);
+    if (status != LM_OK) {
+        return status;
+    }
+    if (isa < 0 || isa >= LM_PATHS || !lm_path_runs(isa)) {
+        return LM_ERR_ISA;
+    }
+    ctx->isa = isa;
+    return LM_OK;
 }
 
 lm_status lm_run(lm_ctx *ctx, const uint8_t *face, float *xy)
@@ -55,7 +94,7 @@ lm_status lm_run(lm_ctx *ctx, const uint8_t *face, float *xy)
     net.arena = (uint8_t *)ctx->arena;
     net.face = face;
     net.check = NULL;
-    lm_network(&net, xy);
+    lm_paths[ctx->isa].network(&net, xy);
     return LM_OK;
 }
 
@@ -133,7 +172,7 @@ lm_status lm_selftest(lm_ctx *ctx, int *bad_layer)
     net.face = net.arena + LM_FACE_OFFSET;
     net.check = &check;
     lm_test_face(net.arena + LM_FACE_OFFSET);
-    lm_network(&net, xy);
+    lm_paths[ctx->isa].network(&net, xy);
     for (int i = 0; i < LM_LAYER_COUNT; i++) {
         if (!lm_layer_right(&check, i)) {
             if (bad_layer != NULL) {
@@ -176,6 +215,8 @@ const char *lm_status_text(lm_status status)
         return "the face box is empty, not finite or too large";
     case LM_ERR_SELFTEST:
         return "the self-test failed: this build computes something else than the exporter did";
+    case LM_ERR_ISA:
+        return "this build has no such instruction set, or this machine lacks it";
     default:
         return "unknown status";
     }
@@ -183,5 +224,5 @@ const char *lm_status_text(lm_status status)
 
 const char *lm_isa(void)
 {
-    return LM_ISA;
+    return lm_paths[lm_best_path()].name;
 }

@@ -31,7 +31,8 @@ typedef enum lm_status {
     LM_ERR_IMAGE,       /* width, height or stride of the image are impossible */
     LM_ERR_FORMAT,      /* unknown pixel format */
     LM_ERR_BOX,         /* the box is empty, not finite or absurdly large */
-    LM_ERR_SELFTEST     /* this build computes something else than the exporter did */
+    LM_ERR_SELFTEST,    /* this build computes something else than the exporter did */
+    LM_ERR_ISA          /* no such instruction set in this build, or not on this machine */
 } lm_status;
 
 typedef enum lm_format {
@@ -63,6 +64,7 @@ typedef struct lm_box {
 /* Set up by lm_init; its content is private. */
 typedef struct lm_ctx {
     uint32_t magic;
+    int32_t isa;
     void *arena;
 } lm_ctx;
 
@@ -94,8 +96,15 @@ const char *lm_layer_name(int layer);
 /* One English sentence. */
 const char *lm_status_text(lm_status status);
 
-/* Which instruction set this build uses. */
+/* The instruction set that lm_init chooses on this machine. */
 const char *lm_isa(void);
+
+/* The instruction sets in this build, best first: one, unless it was exported to choose at run time ("?" outside 0..count-1). */
+int lm_isa_count(void);
+const char *lm_isa_name(int isa);
+
+/* Use another of them than lm_init chose: for tests and comparisons. int8 results are the same bytes on all. */
+lm_status lm_use_isa(lm_ctx *ctx, int isa);
 
 #ifdef __cplusplus
 }

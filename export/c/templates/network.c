@@ -35,3 +35,10 @@ static float *lm_row(const lm_net *net, size_t offset, int ring, size_t row_byte
     return (float *)(void *)(net->arena + offset + (size_t)(y % ring) * row_bytes);
 }
 
+/* One way to compute the network, and what it asks of the processor. */
+typedef struct lm_path {
+    const char *name;
+    unsigned needs;
+    void (*network)(const lm_net *net, float *xy);
+} lm_path;
+
