@@ -70,7 +70,7 @@ def _needed(plan: Plan, int8: bool) -> list[str]:
 
 
 def _expected(plan: Plan, values: dict[int, NDArray[np.float64]]) -> str:
-    rows, codes = "", ""
+    rows, codes = "", list[str]()
     for layer in layer_of(plan):
         value = values[id(layer.output)]
         exact = layer.output.step is not None
@@ -78,9 +78,9 @@ def _expected(plan: Plan, values: dict[int, NDArray[np.float64]]) -> str:
         if not (math.isfinite(weighted) and math.isfinite(size)):
             weighted = size = 0.0
         rows += f"    {{{weighted:.9e}, {size:.9e}}},\n"
-        codes += f"    {reference.code_sum(value) if exact else 0}u,\n"
+        codes.append(f"{reference.code_sum(value) if exact else 0}u")
     table = f"static const double lm_expected[LM_LAYER_COUNT][2] = {{\n{rows}}};\n"
-    return table + f"static const uint32_t lm_expected_codes[LM_LAYER_COUNT] = {{\n{codes}}};\n"
+    return table + f"static const uint32_t lm_expected_codes[LM_LAYER_COUNT] = {{\n{rows_of(codes, 8)}}};\n"
 
 
 def float_body(plan: Plan, spec: ModelSpec) -> Body:

@@ -9,7 +9,7 @@ from runtime.errors import UsageError
 
 
 def dispatch_order(isas: tuple[str, ...], int8: bool) -> list[str]:
-    """Best first; plain C is left out where a wanted set runs on every x86-64 as well, and stays as the only one elsewhere."""
+    """Best first, plain C last: it is what other machines fall back on."""
     names = chosen(isas, int8)
     if not any((S8 if int8 else F32)[name].target for name in names):
         raise UsageError(f"dispatch needs instruction sets of x86-64 to choose among; asked for: {', '.join(isas)}")

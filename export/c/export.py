@@ -25,8 +25,8 @@ from runtime.spec import ModelSpec
 class COptions:
     """What a user may choose.
 
-    `dispatch`: one x86-64 build holds the kernels of all `isas` and chooses when it starts. `single_header`: everything in
-    landmarks.h, compiled where LM_IMPLEMENTATION is defined.
+    `dispatch`: one x86-64 build holds the kernels of all `isas` and chooses when it starts. `single_header`:
+    everything is in landmarks.h, compiled where LM_IMPLEMENTATION is defined.
     """
 
     isas: tuple[str, ...] = NAMES

@@ -14,8 +14,8 @@ class Isa:
     """An instruction set: when the compiler has it, what a build calls itself, its kernels, the entry points' suffixes.
 
     `zero` is what int8 maps add to every code: 128 where the machine multiplies unsigned by signed bytes.
-    `target` is what gcc and clang call the instructions ("": every x86-64 has them; None: not x86), `needs` are the bits of
-    templates/cpu.c that a processor must show: both are for builds that choose at run time.
+    Builds that choose at run time: `target` is what gcc and clang call the instructions ("": every x86-64 has them;
+    None: not x86), `needs` are the bits of templates/cpu.c that a processor must show.
     """
 
     condition: str

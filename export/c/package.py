@@ -23,8 +23,8 @@ RUN_TIME = (
 )
 TWO_FILES = "Two files are all you need: `landmarks.h` and `landmarks.c`"
 ONE_FILE = (
-    "One file is all you need: `landmarks.h`; exactly one source says `#define LM_IMPLEMENTATION` before it includes it\n"
-    "(`landmarks.c` is such a source)"
+    "One file is all you need: `landmarks.h`; exactly one source says `#define LM_IMPLEMENTATION` before it\n"
+    "includes it, as `landmarks.c` does"
 )
 SINGLE_SOURCE = '#define LM_IMPLEMENTATION\n#include "landmarks.h"\n'
 

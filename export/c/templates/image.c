@@ -60,6 +60,12 @@ static lm_status lm_box_region(const lm_box *box, lm_region *region)
     return LM_OK;
 }
 
+/* A plane whose rows overlap, or that no address space could hold, is a mistake of the caller's. */
+static int lm_plane_possible(size_t stride, size_t row, int32_t height)
+{
+    return stride >= row && stride <= SIZE_MAX / 2 / (size_t)height;
+}
+
 static lm_status lm_check_image(const lm_image *image)
 {
     size_t row;
@@ -82,14 +88,14 @@ static lm_status lm_check_image(const lm_image *image)
         if (image->chroma == NULL) {
             return LM_ERR_NULL;
         }
-        if (image->chroma_stride < ((size_t)image->width + 1) / 2 * 2) {
+        if (!lm_plane_possible(image->chroma_stride, ((size_t)image->width + 1) / 2 * 2, image->height)) {
             return LM_ERR_IMAGE;
         }
         break;
     default:
         return LM_ERR_FORMAT;
     }
-    return image->stride < row ? LM_ERR_IMAGE : LM_OK;
+    return lm_plane_possible(image->stride, row, image->height) ? LM_OK : LM_ERR_IMAGE;
 }
 
 static int lm_clamp_byte(int value)

@@ -80,7 +80,7 @@ lm_status lm_init(lm_ctx *ctx, void *arena, size_t bytes);
 /* One prepared face, LM_INPUT_HEIGHT x LM_INPUT_WIDTH x 3 bytes in LM_INPUT_ORDER -> 2 * LM_POINTS coordinates x, y in 0..1 of the crop. */
 lm_status lm_run(lm_ctx *ctx, const uint8_t *face, float *xy);
 
-/* Crop by the model's rule, run, map back: 2 * LM_POINTS coordinates in pixels of the image. */
+/* Crop by the model's rule, run, map back: 2 * LM_POINTS coordinates in pixels of the image. `xy` is written when it is LM_OK only. */
 lm_status lm_run_image(lm_ctx *ctx, const lm_image *image, const lm_box *box, float *xy);
 
 /* The crop that lm_run_image makes, for those who want to look at it: LM_INPUT_HEIGHT x LM_INPUT_WIDTH x 3 bytes. */

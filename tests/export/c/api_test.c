@@ -102,6 +102,8 @@ static void images(void)
     CHECK(lm_run_image(&ctx, &bad, &box, xy) == LM_ERR_IMAGE);
     bad = image, bad.stride = WIDTH * 3 - 1;
     CHECK(lm_run_image(&ctx, &bad, &box, xy) == LM_ERR_IMAGE);
+    bad = image, bad.stride = (size_t)-1;
+    CHECK(lm_run_image(&ctx, &bad, &box, xy) == LM_ERR_IMAGE);
     bad = image, bad.format = (lm_format)99;
     CHECK(lm_run_image(&ctx, &bad, &box, xy) == LM_ERR_FORMAT);
     bad = image, bad.format = LM_NV12;

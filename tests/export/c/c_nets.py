@@ -102,6 +102,23 @@ def run_program(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
 
 
+class Image(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("width", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("stride", ctypes.c_size_t),
+        ("format", ctypes.c_int),
+        ("chroma", ctypes.c_void_p),
+        ("chroma_stride", ctypes.c_size_t),
+    ]
+
+
+def as_image(pixels: NDArray[np.uint8], form: int) -> Image:
+    height, width = pixels.shape[:2]
+    return Image(pixels.ctypes.data, width, height, pixels.strides[0], form, None, 0)
+
+
 class Net:
     """A generated library, loaded."""
 

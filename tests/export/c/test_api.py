@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from c_nets import (
     STRICT,
+    Image,
     Net,
+    as_image,
     built,
     compile_c,
     exported,
@@ -45,23 +47,6 @@ def test_statuses_and_guards_under_sanitizers(int8: bool, tmp_path: Path) -> Non
     program = compile_c(sources, tmp_path / "api", "-O1", "-march=native", *SANITIZE, f"-I{tmp_path}", "-lm")
     result = run_program(program)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-
-
-class Image(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("width", ctypes.c_int32),
-        ("height", ctypes.c_int32),
-        ("stride", ctypes.c_size_t),
-        ("format", ctypes.c_int),
-        ("chroma", ctypes.c_void_p),
-        ("chroma_stride", ctypes.c_size_t),
-    ]
-
-
-def as_image(pixels: NDArray[np.uint8], form: int) -> Image:
-    height, width = pixels.shape[:2]
-    return Image(pixels.ctypes.data, width, height, pixels.strides[0], form, None, 0)
 
 
 RULES = {

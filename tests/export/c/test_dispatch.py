@@ -1,4 +1,4 @@
-"""Builds that choose their instruction set at run time, and the form with one header: the same numbers, on every path."""
+"""Builds that choose their instruction set at run time, and the form with one header: the same numbers everywhere."""
 
 from __future__ import annotations
 

@@ -1,0 +1,105 @@
+"""Cross compilers and emulators: what builds for another machine, runs there, and how large it is.
+
+`python -m tests.export.c.cross` prints the table of docs/c-microcontroller.md for GhostOne at width 0.25, int8, 112 px.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+HERE = Path(__file__).parent
+BOARD = HERE / "cortexm"
+ARM_GCC = "arm-none-eabi-gcc"
+QEMU_ARM = "qemu-system-arm"
+CORES = {
+    "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+    "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+    "cortex-m33": ("-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
+}
+FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O2", "-mthumb", "-ffunction-sections")
+LINK = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """A linked program: its file, code and constants, RAM without the stack."""
+
+    path: Path
+    flash: int
+    ram: int
+
+
+@dataclass(frozen=True)
+class BoardRun:
+    """What the program printed."""
+
+    landmarks: NDArray[np.float32]
+    stack: int
+    selftest: int
+
+
+def missing(*tools: str) -> str | None:
+    """The first tool that this machine lacks."""
+    return next((tool for tool in tools if shutil.which(tool) is None), None)
+
+
+def firmware(package: Path, out: Path, core: str = "cortex-m7") -> Firmware:
+    sources = [BOARD / "startup.c", BOARD / "main.c", package / "landmarks.c"]
+    command = [ARM_GCC, *FLAGS, *CORES[core], *LINK, "-T", BOARD / "link.ld", f"-I{package}", *sources, "-o", out]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    if result.returncode != 0:
+        raise RuntimeError(result.stderr[:3000])
+    text = subprocess.run(["arm-none-eabi-size", "-A", str(out)], capture_output=True, text=True, check=True).stdout
+    sizes = {name: int(size) for name, size in re.findall(r"^(\.\w+)\s+(\d+)", text, re.MULTILINE)}
+    return Firmware(out, sizes[".text"] + sizes.get(".data", 0), sizes[".bss"] + sizes.get(".data", 0))
+
+
+def run_on_board(program: Path, points: int) -> BoardRun:
+    """Under qemu's model of an MPS2 board with a Cortex-M7."""
+    command = [QEMU_ARM, "-M", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(program)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    numbers = [int(line, 16) for line in (result.stdout + result.stderr).split()]
+    assert result.returncode == 0 and len(numbers) == 1 + 2 * (1 + 2 * points) + 2, result.stderr[-500:]
+    assert numbers[0] == 0 and numbers[1] == 0 and numbers[2 + 2 * points] == 0
+    bits = np.array([numbers[2 : 2 + 2 * points], numbers[3 + 2 * points : -2]], np.uint32)
+    return BoardRun(bits.view(np.float32), numbers[-2], numbers[-1])
+
+
+def board_faces(size: int) -> NDArray[np.uint8]:
+    """The two faces that the program makes for itself."""
+    values, state = bytearray(), 1
+    for _ in range(2 * size * size * 3):
+        state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
+        values.append(state >> 24)
+    return np.frombuffer(bytes(values), np.uint8).reshape(2, size, size, 3)
+
+
+def main() -> None:
+    """The table of sizes, and one run."""
+    sys.path.insert(0, str(HERE))
+    from c_nets import exported, fp32_model, int8_model, spec_of
+
+    spec = spec_of("ghostone", 0.25, 112, 98)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch)
+        report = exported(int8_model(fp32_model(spec)), spec, package, True)
+        print(f"GhostOne 0.25, 98 points, 112 px, int8; weights {report.weight_bytes} bytes")
+        for core in CORES:
+            built = firmware(package, package / core, core)
+            print(f"{core}: flash {built.flash} bytes, RAM {built.ram} bytes (arena {report.arena_bytes})")
+        run = run_on_board(package / "cortex-m7", spec.points)
+        print(f"cortex-m7 under qemu: self-test {run.selftest}, stack {run.stack} bytes")
+
+
+if __name__ == "__main__":
+    main()
