@@ -119,10 +119,10 @@ def broken_layers(
         name, at = weights[1], int(weights[2])
         step = 4 if name == "lm_weights" else 1
         base = code.index(arrays[name])
-        for lane in (0, 1, 2, 3, 16, 17, 18, 19):  # an input that is 0 everywhere hides its weight
+        for lane in range(96):  # an input that is 0 everywhere hides its weight, an output that is cut off too
             place = base + (at + lane) * step
             old = code[place : place + step]
-            new = np.float32(np.frombuffer(old, np.float32)[0] + 2).tobytes() if step == 4 else bytes([old[0] ^ 0x40])
+            new = np.float32(np.frombuffer(old, np.float32)[0] + 8).tobytes() if step == 4 else bytes([old[0] ^ 0x40])
             copy = scratch / f"broken{index}-{lane}.so"
             copy.write_bytes(code[:place] + new + code[place + step :])
             said = Net(copy, spec).selftest()
@@ -244,7 +244,7 @@ def test_hostile_names_are_harmless_in_every_file(int8: bool, models: dict[bool,
         export_c(models[int8], golden.SPEC, plain, precision=precision, options=form)  # type: ignore[arg-type]
         for path in (p for p in folder.rglob("*") if p.is_file()):
             text = path.read_text(encoding="utf-8")
-            assert text.isascii() and "\0" not in text and max(map(len, text.splitlines())) < 500, path.name
+            assert text.isascii() and "\0" not in text and max(map(len, text.splitlines())) < 1500, path.name
             for sign in ("%n", "int main;", "??", "??/", "\\\\"):
                 assert text.count(sign) == (plain / path.relative_to(folder)).read_text().count(sign), (path.name, sign)
         flags = (*STRICT, "-trigraphs", "-Wcomment", "-Wtrigraphs", "-O0", f"-I{folder}")
