@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from runtime.files import write_text
 from runtime.layouts import Normaliser
+from runtime.spec import ModelSpec
 from train.board import Board
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.clock import Clock
@@ -25,6 +26,7 @@ from train.losses import Extras
 from train.machine import Machine, prepare, without_denormals
 from train.measure import Jury
 from train.metrics import normaliser_for
+from train.models.kernels import SWITCH, library
 from train.objective import make_objective
 from train.recipe import Recipe
 from train.report import write_report
@@ -89,7 +91,7 @@ class Training:
         self.crops = self.jury.cut(self.validation, watch.working)
         with_pose = self.objective.pose > 0
         self.state = TrainingState(recipe, self.spec, machine, len(self.loader), faces.fingerprint(), with_pose)
-        for note in (*faces.notes, f"{self.state.describe()}, {machine.describe()}"):
+        for note in (*faces.notes, f"{self.state.describe()}, {machine.describe()}", *slow_blocks(self.spec, machine)):
             watch.note(note)
 
     def go(self, start: Checkpoint | None) -> Outcome:
@@ -255,6 +257,14 @@ class Training:
             )
             measured = write_report(self.run, self.recipe, self.jury, crops, self.opened.tests, progress, self.watch)
         return Outcome(self.run, finished, progress.best_nme, progress.best_epoch, measured)
+
+
+def slow_blocks(spec: ModelSpec, machine: Machine) -> list[str]:
+    """What a user should know where the kernels for blocks of one branch cannot be had."""
+    wanted = spec.architecture == "ghostone" and spec.branches == 1 and machine.is_cpu and machine.channels_last
+    if not wanted or library() is not None:
+        return []
+    return [f"no C compiler works here (or {SWITCH}=0): blocks go branch by branch, at about half the speed"]
 
 
 def batch_nme(points: Tensor, truth: Tensor, weights: Tensor, normaliser: Normaliser | str) -> Tensor:

@@ -44,7 +44,18 @@ class ModelRecipe:
         "ghostone",
         "network; 'toolkit inspect --models' shows the table",
         flag="model",
-        choices=("pfld", "ghostnet", "ghostnet-slim", "ghostone"),
+        choices=(
+            "pfld",
+            "ghostnet",
+            "ghostnet-slim",
+            "ghostone",
+            "mobilenetv3-small",
+            "mobilenetv3-large",
+            "shufflenetv2",
+            "mobileone-s0",
+            "resnet18",
+            "hrnet-w18",
+        ),
     )
     width: float = _option(1.0, "channels, as a factor of the full network's", low=0.01, high=8)
     input_size: int = _option(112, "side of the network's input in pixels, a multiple of 16", low=16, high=1024)

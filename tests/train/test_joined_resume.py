@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import BATCHES, Teller, tiny
 
+from runtime.spec import ModelSpec
 from train import loop
 from train.checkpoint import load_checkpoint
 from train.loop import train
+from train.machine import Machine
 from train.models.kernels import library
 from train.resume import resumed_recipe
 from train.rundir import RunDirectory
@@ -44,3 +47,12 @@ def test_resume_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert straight.model.keys() == stopped.model.keys()
     for name, value in straight.model.items():
         assert value.equal(stopped.model[name]), name
+
+
+def test_missing_kernels_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, spec = Machine(torch.device("cpu"), None, True), ModelSpec("ghostone", branches=1)
+    assert not loop.slow_blocks(spec, machine)
+    monkeypatch.setattr(loop, "library", lambda: None)
+    assert "no C compiler" in loop.slow_blocks(spec, machine)[0]
+    assert not loop.slow_blocks(ModelSpec("ghostone", branches=4), machine)
+    assert not loop.slow_blocks(ModelSpec("pfld", branches=1), machine)

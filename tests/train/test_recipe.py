@@ -112,3 +112,9 @@ def test_every_loss_that_a_recipe_may_name_is_made(name: str) -> None:
 
     recipe = recipe_from({"model": {"architecture": "pfld"}, "loss": {"name": name}})
     assert make_objective(recipe, ModelSpec("pfld")).points is not None
+
+
+def test_every_network_of_the_zoo_can_be_named() -> None:
+    from train.models.zoo import ZOO
+
+    assert KEYS["model", "architecture"].choices == tuple(ZOO)
