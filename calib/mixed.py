@@ -58,13 +58,17 @@ def fewest_float(
     error: Callable[[Plan], float],
     limit: float,
     most: int = 3,
+    enough: Callable[[Plan], bool] | None = None,
     progress: Callable[[], object] | None = None,
 ) -> MixedResult:
-    """Add float layers one by one, always the most helpful, until `error` is at most `limit` or `most` are used."""
+    """Add float layers one by one, always the most helpful, until `error` is at most `limit` or `most` are used.
+
+    `enough` replaces the limit by a judgement of its own on each plan.
+    """
     chosen: list[str] = []
     best, lowest = plan, error(plan)
     errors = [lowest]
-    while lowest > limit and len(chosen) < most:
+    while len(chosen) < most and not (lowest <= limit if enough is None else enough(best)):
         ranked = [name for name, _ in rank_layers(plan, noise) if name not in chosen][:CANDIDATES]
         trials = []
         for name in ranked:

@@ -23,9 +23,18 @@ from calib.learn import one_thread
 from calib.mixed import fewest_float, rank_layers
 from calib.noise import Noise, NoiseModel
 from calib.observe import Observation, observe, observe_peaks
-from calib.plan import Plan, check_input, plain_weight_scales, predict_float, predict_plan, snap_biases
+from calib.plan import (
+    Plan,
+    check_input,
+    float_predictor,
+    plain_weight_scales,
+    plan_predictor,
+    predict_float,
+    predict_plan,
+    snap_biases,
+)
 from calib.ranges import METHODS, group_scales, search_scales
-from calib.result import Candidate, Int8Result, Labelled, LayerError, gate
+from calib.result import Candidate, Int8Result, Labelled, LayerError, gate, relative_drop
 from calib.rounding import Rounding, learn_rounding
 from calib.select import refuse_no_faces
 from calib.sensitivity import Sensitivity, measure
@@ -64,7 +73,7 @@ class Settings:
     mixed_most: int = 4
     """How many layers may stay float."""
     mixed_limit: float = SHIFT_LIMIT
-    """The landmark shift that layers are left in float for: at most this, none are."""
+    """The landmark shift that layers are left in float for; with labelled faces the gate on them decides instead."""
     augmented_faces: int = 512
     sensitivity_faces: int = 32
     judged_faces: int = 128
@@ -80,7 +89,6 @@ PRESETS: Mapping[str, Settings] = {
         rounding_steps=60,
         distill_steps=300,
         distill_rate=0.008,
-        mixed_limit=0.01,
         augmented_faces=1024,
         sensitivity_faces=64,
         judged_faces=192,
@@ -139,16 +147,21 @@ def quantize(
     images = np.asarray(faces.images)
     _check_faces(images, spec)
     asked = {"mode": mode, "seed": seed, **_plain(asdict(settings))}
+    judge: Judge | None = None
+    if labelled is not None:
+        asked |= {"judged by": labelled.name, "max drop": max_drop}
+        with one_thread():
+            judge = Judge(labelled, labelled.nme(float_predictor(graph)), max_drop)
     key = None if cache is None else CacheKey.of(model.SerializeToString(), images, spec, asked)
     with one_thread():
         if cache is not None and key is not None and cache.exists():
             result = load_result(cache, graph, key, shift_limit)
         else:
-            result = _Session(graph, spec, images, settings, seed, progress).result(mode, shift_limit)
+            result = _Session(graph, spec, images, settings, seed, progress, judge).result(mode, shift_limit)
             if cache is not None and key is not None:
                 save_result(cache, result, key)
-        if labelled is not None:
-            result = replace(result, nme=_labelled_error(graph, result.plan, labelled))
+        if judge is not None:
+            result = replace(result, nme=judge.errors(result.plan))
     gate(result, labelled, max_drop)
     return result
 
@@ -173,6 +186,24 @@ def few_faces(count: int) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Judge:
+    """The gate on labelled faces; layers are left in float only where it refuses, never chosen by it."""
+
+    labelled: Labelled
+    exact: Mapping[str, float]
+    """NME of the float network, overall and per subset."""
+    max_drop: float
+
+    def errors(self, plan: Plan) -> dict[str, tuple[float, float]]:
+        """Per subset: float and int8 NME."""
+        rough = self.labelled.nme(plan_predictor(snap_biases(plan)))
+        return {name: (float(self.exact[name]), float(rough[name])) for name in self.exact}
+
+    def passes(self, plan: Plan) -> bool:
+        return relative_drop(self.errors(plan)) <= self.max_drop
+
+
 class _Session:
     """One calibration run: the data it works on, and the list of what it tried."""
 
@@ -184,7 +215,9 @@ class _Session:
         settings: Settings,
         seed: int,
         progress: Progress | None,
+        judge: Judge | None = None,
     ) -> None:
+        self.judge = judge
         self.graph, self.spec, self.settings, self.seed = graph, spec, settings, seed
         order = np.random.default_rng((seed, 0x51)).permutation(len(images))
         held = max(4, round(len(images) * HELD_BACK))
@@ -351,7 +384,8 @@ class _Session:
 
     def _mixed(self, noise: Noise) -> None:
         assert self.best is not None  # noqa: S101
-        found = fewest_float(self.best, noise, self.error, self.settings.mixed_limit, self.settings.mixed_most)
+        settings, enough = self.settings, None if self.judge is None else self.judge.passes
+        found = fewest_float(self.best, noise, self.error, settings.mixed_limit, settings.mixed_most, enough)
         if found.layers:
             self.offer(f"{len(found.layers)} layers in float", found.plan, ", ".join(found.layers))
 
@@ -387,13 +421,6 @@ def layer_errors(
         LayerError(node.name, node.op, shares.get(node.name, 0.0) / total, measured[node.name])
         for node in graph.weighted
     )
-
-
-def _labelled_error(graph: Graph, plan: Plan, labelled: Labelled) -> dict[str, tuple[float, float]]:
-    from calib.plan import float_predictor, plan_predictor
-
-    exact, rough = labelled.nme(float_predictor(graph)), labelled.nme(plan_predictor(plan))
-    return {name: (float(exact[name]), float(rough[name])) for name in exact}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

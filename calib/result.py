@@ -88,7 +88,7 @@ def gate(result: Int8Result, labelled: Labelled | None, max_drop: float) -> None
     advice = f"most of the error comes from {names}; try {', '.join(ways[:-1])} or {ways[-1]}"
     if labelled is not None:
         exact, rough = result.nme["all"]
-        drop = rough / exact - 1 if exact > 0 else 0.0
+        drop = relative_drop(result.nme)
         if drop > max_drop:
             raise CheckFailedError(
                 f"int8 NME {100 * rough:.3f} % on {labelled.name} against {100 * exact:.3f} % in float32: "
@@ -99,6 +99,12 @@ def gate(result: Int8Result, labelled: Labelled | None, max_drop: float) -> None
             f"int8 moves the landmarks by {100 * result.shift:.2f} % of the normalising distance, "
             f"the limit is {100 * result.limit:g} %; {advice}"
         )
+
+
+def relative_drop(nme: Mapping[str, tuple[float, float]]) -> float:
+    """How much the overall NME grew, as a fraction."""
+    exact, rough = nme["all"]
+    return rough / exact - 1 if exact > 0 else 0.0
 
 
 def _worst(result: Int8Result) -> str:

@@ -79,6 +79,16 @@ def test_layers_are_left_in_float_by_itself_and_no_more_than_needed() -> None:
     assert short(algorithms={**need, "mixed_limit": 1.01 * plain.shift}).float_layers == ()
 
 
+def test_with_labels_layers_stay_float_only_where_the_gate_on_them_refuses() -> None:
+    def nme(*later: float) -> Labelled:
+        values = iter([0.05, *later])
+        return Labelled(lambda _: {"all": next(values)}, "known faces")
+
+    need = {**SHORT, **NOTHING, "mixed_most": 3, "mixed_limit": 0.0}
+    assert short(algorithms=need, labelled=nme(0.0504, 0.0504)).float_layers == ()
+    assert len(short(algorithms=need, labelled=nme(0.06, 0.0504, 0.0504)).float_layers) == 1
+
+
 def test_the_gate_names_layers_and_flags() -> None:
     with pytest.raises(
         CheckFailedError, match=r"moves the landmarks by .* most of the error comes from Conv_.*--int8 best"

@@ -198,6 +198,27 @@ def test_bad_exports_leave_nothing(tmp_path: Path, fused: Path, name: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+UNREADABLE = {
+    "no photos": ({}, "nothing to read here"),
+    "words for a photo": ({"boxes.csv": "path,x0,y0,x1,y1\n" + "a.jpg,1,1,9,9\n" * 20, "a.jpg": "words"}, "a.jpg"),
+    "no photo left": ({"boxes.csv": "path,x0,y0,x1,y1\nabsent.jpg,1,1,9,9\n"}, "no usable face"),
+    "a table of something else": ({"boxes.csv": "name,age\nAda,36\n"}, "the first line must be"),
+    "points of no layout": ({"list_a.txt": "1 2 3 4 photo.jpg\n"}, "list_a.txt:1"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_calibration_faces_leave_nothing(tmp_path: Path, fused: Path, name: str) -> None:
+    files, message = UNREADABLE[name]
+    faces, out = tmp_path / "faces", tmp_path / "out"
+    faces.mkdir()
+    for file, text in files.items():
+        (faces / file).write_text(text)
+    said = complaint("export", fused, "-o", out, "--int8", "fast", "--calib", faces)
+    assert message in said and "\n" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["faces"]
+
+
 def test_bad_checkpoints_and_targets(tmp_path: Path, fused: Path, bundle: Path) -> None:
     out = tmp_path / "out"
     assert "toolkit import" in complaint("export", bundle / "model.onnx", "-o", out)
