@@ -15,13 +15,13 @@ Points = NDArray[np.float32]
 class OneEuro:
     """The filter's settings; a face that does not move is smoothed at `min_cutoff` Hz, a fast one hardly at all."""
 
-    min_cutoff: float = 1.0
+    min_cutoff: float = 0.7
     """Hz at rest: lower is calmer and later."""
-    speed: float = 30.0
+    speed: float = 60.0
     """Hz of cutoff added per face size per second: higher follows quick heads more closely."""
-    speed_cutoff: float = 1.5
+    speed_cutoff: float = 3.0
     """Hz at which the speed itself is smoothed."""
-    rest: float = 0.05
+    rest: float = 0.1
     """Face sizes per second: slower than this is noise, not motion."""
 
 

@@ -15,10 +15,10 @@ def run(track: np.ndarray, size: float, settings: OneEuro | None = None) -> np.n
 
 
 def noisy(size: float, speed: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """True places and what was measured: noise of 0.5 % of the face, `speed` faces per second."""
+    """True places and what was measured: noise of 0.2 % of the face, `speed` faces per second."""
     still = np.random.default_rng(0).uniform(0, size, (10, 2))
     true = still[None] + speed * size * SECONDS[:, None, None]
-    return true, true + np.random.default_rng(1).normal(0, 0.005 * size, true.shape)
+    return true, true + np.random.default_rng(1).normal(0, 0.002 * size, true.shape)
 
 
 def test_a_still_face_is_calmed_by_half_and_more() -> None:

@@ -91,7 +91,7 @@ def test_ids_survive_a_crossing(gap: int) -> None:
 
 def test_smoothing_is_per_face_and_can_be_switched_off() -> None:
     def wobble(smooth: OneEuro | None) -> np.ndarray:
-        world = World(noise=0.01, redetect=1000, smooth=smooth)
+        world = World(noise=0.002, redetect=1000, smooth=smooth)
         runs: list[np.ndarray] = []
         for _ in range(60):
             image_faces = world.see([(100, 100, 50, RED), (300, 100, 80, BLUE)])
