@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from runtime.lazy import require
 
 RULE = FaceRule(0.84, (-0.01, 0.08))
 _SMALLEST = 32
+_ERRORS_ONLY = 2
 
 
 class YuNet:
@@ -36,7 +40,8 @@ class YuNet:
             raise MissingBackendError(f"OpenCV {cv2.__version__} has no FaceDetectorYN; install opencv-python >= 4.8")
         path = require_file(model)
         try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), score, overlap, 5000)
+            with _quiet(cv2):
+                self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), score, overlap, 5000)
         except cv2.error as error:
             raise InputError(f"{path}: OpenCV cannot read it as a YuNet model: {_short(error)}") from error
         self.rule = rule or RULE
@@ -62,6 +67,21 @@ class YuNet:
             points = [(unscale(row[4 + 2 * i], scale), unscale(row[5 + 2 * i], scale)) for i in range(2)]
             found.append(Detection(box, float(row[14]), (points[0], points[1])))
         return sorted(found, key=lambda d: -(d.score or 0))
+
+
+@contextmanager
+def _quiet(cv2: ModuleType) -> Iterator[None]:
+    """OpenCV 5 warns of a setting that nobody made."""
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is None:
+        yield
+        return
+    before = logging.getLogLevel()
+    logging.setLogLevel(_ERRORS_ONLY)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(before)
 
 
 def _short(error: Exception) -> str:

@@ -108,6 +108,34 @@ def test_batch_equals_one_by_one_and_sixty_faces(ghostone: Path, photos: list[Ph
         assert np.abs(alone.points - together[place].points).max() <= 2e-6 * alone.region.side
 
 
+def test_c_and_onnx_runtime_find_the_same_points(ghostone: Path, photos: list[Photo], tmp_path: Path) -> None:
+    """Needs a compiler: the C of the same checkpoint, through the whole landmarker."""
+    from export.links_c import CRequest
+    from export.road import Options, export_bundle
+    from runtime.backends.choose import open_backend
+    from runtime.bundle import Bundle
+    from runtime.errors import MissingBackendError
+
+    options = Options(exporter="torchscript", probes="synth:12@3", c=CRequest())
+    try:
+        export_bundle(ghostone.parent / "ghostone.ckpt", tmp_path / "bundle", options)
+        open_backend(Bundle.open(tmp_path / "bundle"), "c")
+    except MissingBackendError as error:
+        pytest.skip(str(error))
+    c, ort = (Landmarker(tmp_path / "bundle", backend, "whole", score="none") for backend in ("c", "onnx"))
+    away, alone = [], []
+    for photo in photos[:8]:
+        boxes = [box for box in photo.boxes if box.width > 8]
+        together = c(photo.image, boxes)
+        away += [np.abs(f.points - g.points).max() for f, g in zip(together, ort(photo.image, boxes), strict=True)]
+        alone += [
+            np.array_equal(c(photo.image, [box])[0].points, f.points)
+            for box, f in zip(boxes[:2], together[:2], strict=True)
+        ]
+    print(f"C against ONNX Runtime: {max(away):.6f} px of the photo, {len(away)} faces")
+    assert max(away) <= 0.01 and all(alone)
+
+
 def montage(photos: list[Photo], count: int, side: int) -> tuple[Image, list[np.ndarray]]:
     """A photo of many faces of one size, with their labels."""
     tiles, truths = [], []

@@ -59,7 +59,7 @@ def run(
             ("fitted rule and a second pass", fit.second_pass),
         )
     ]
-    title = f"{landmarker.detector.name} found {fit.found} of {fit.faces} faces; measured on {fit.found // 2} kept back"
+    title = f"{landmarker.detector.name} found {fit.found} of {fit.faces} faces\nmeasured on {fit.found // 2} of them"
     console.show(console.table(title, ["crop", "NME %", "/ labels"], rows))
     rule = f"{fit.rule.scale:g},{fit.rule.shift[0]:g},{fit.rule.shift[1]:g}"
     console.show(f"--crop-rule {rule}")
