@@ -25,6 +25,8 @@ from runtime.spec import ModelSpec
 FORMAT = "landmark-toolkit bundle"
 SCHEMA = 1
 MANIFEST = "manifest.json"
+REPORT = "report.html"
+"""A page for people; it may be written anew at any time and is no part of the proof: the manifest does not list it."""
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_ARTEFACT_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 1 << 30
@@ -140,7 +142,7 @@ def _canonical(data: Mapping[str, Any]) -> bytes:
 
 def _refuse_bad_family(artefacts: tuple[Artefact, ...], where: str) -> None:
     names: set[str] = set()
-    files: set[str] = {MANIFEST}
+    files: set[str] = {MANIFEST, REPORT}
     hashes: set[str] = set()
     for artefact in artefacts:
         if artefact.name in names or artefact.file in files:
@@ -201,8 +203,8 @@ class Bundle:
             yield artefact, self.read(artefact.name)
 
     def strays(self) -> list[str]:
-        """Files in the directory that the manifest does not know."""
-        known = {MANIFEST, *(a.file for a in self.manifest.artefacts)}
+        """Files in the directory that the manifest does not know, the page for people left out."""
+        known = {MANIFEST, REPORT, *(a.file for a in self.manifest.artefacts)}
         found = (p.relative_to(self.directory).as_posix() for p in self.directory.rglob("*") if not p.is_dir())
         return sorted(f for f in found if f not in known)
 

@@ -59,7 +59,7 @@ PEERS: dict[str, Package] = {
     "ncnn": Package(("ncnn",), "toolkit bench"),
     "mnn": Package(("mnn",), "toolkit bench"),
 }
-PEER_FIX = "make bench-env"
+PEER_FIX = "make bench-env  # or: pip install openvino ai-edge-litert ncnn pnnx MNN"
 
 
 @dataclass(frozen=True)

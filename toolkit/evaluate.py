@@ -3,20 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.artefact import Artefact, open_artefacts, require_spec
+from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import InputError, UsageError
 from runtime.spec import ModelSpec
+from toolkit.boxes import BoxSource, plain_boxes
 from train.data.sample import FaceSource
 from train.evaluate import BATCH, Crops, Evaluation, crop_faces, evaluate, point_map
 
 Tick = Callable[[str, int], object]
 """What is being done, and how many faces of it are finished."""
+IN_BUNDLE = ("fused", "fp32", "fp16", "int8")
+FOLDERS = ("c", "c-int8")
+"""What of a bundle can be measured: files by artefact name, and the folders of generated C."""
+FORMAT = "landmark-toolkit evaluation"
+DRAWS = 4000
+_CHUNK = 200
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Change of the mean error against another artefact on the same faces, as a fraction, and its 95 % interval."""
+
+    relative: float
+    low: float
+    high: float
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return not self.low <= 0 <= self.high
+
+
+def paired_difference(base: NDArray[np.float64], other: NDArray[np.float64], seed: int = 0) -> Difference:
+    """Bootstrap over faces: each draw takes the same faces for both, so what they have in common cancels.
+
+    >>> errors = np.linspace(0.01, 0.1, 50)
+    >>> paired_difference(errors, errors * 1.02).is_news, paired_difference(errors, errors).is_news
+    (True, False)
+    """
+    if base.shape != other.shape or not len(base):
+        raise UsageError(f"paired difference: {base.shape} and {other.shape} errors are not those of the same faces")
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(DRAWS // _CHUNK):
+        picks = generator.integers(0, len(base), (_CHUNK, len(base)))
+        draws.append(other[picks].mean(axis=1) / base[picks].mean(axis=1) - 1)
+    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5])
+    return Difference(float(other.mean() / base.mean() - 1), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -25,6 +66,9 @@ class ArtefactScore:
 
     artefact: Artefact
     evaluation: Evaluation
+    name: str = ""
+    difference: Difference | None = None
+    """Against the first artefact; None for itself."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +79,10 @@ class Scoreboard:
     faces: tuple[str, ...]
     attributes: NDArray[np.bool_] | None
     rows: tuple[ArtefactScore, ...]
+    missed: int = 0
+    """Faces that the detector did not find; they are in none of the numbers."""
+    crops: Crops | None = field(default=None, compare=False)
+    """As the first artefact saw them."""
 
     def csv(self) -> str:
         """Each face's error under each artefact, as a fraction of the normaliser."""
@@ -46,6 +94,62 @@ class Scoreboard:
         ]
         return "\n".join(lines) + "\n"
 
+    def solution(self) -> str:
+        """The challenge form: one face a line, x1 y1 x2 y2 ... in pixels of its photo, in the order of the source."""
+        points = self.rows[0].evaluation.points
+        return "".join(" ".join(f"{v:.4f}" for v in face.reshape(-1)) + "\n" for face in points)
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data, as `--json` and `--save` give it."""
+        return {
+            "format": FORMAT,
+            "schema": 1,
+            "data": self.data,
+            "faces": len(self.faces),
+            "missed": self.missed,
+            "artefacts": [
+                {
+                    "path": row.artefact.path,
+                    "name": row.name,
+                    "sha256": row.artefact.sha256,
+                    "precision": row.artefact.precision,
+                    "crop": row.evaluation.crop,
+                    "normaliser": row.evaluation.normaliser,
+                    "scores": {name: asdict(scores) for name, scores in row.evaluation.scores.items()},
+                    "difference": None if row.difference is None else asdict(row.difference),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def expand(texts: Sequence[Path | str]) -> list[Path]:
+    """Files and C folders as they are; a bundle gives everything in it that runs, BUNDLE:int8 one of them.
+
+    A bundle's bytes are held against its manifest here, so that what is measured is what was exported.
+    """
+    found: list[Path] = []
+    for text in texts:
+        path = Path(text)
+        place, _, name = str(text).rpartition(":")
+        if not path.exists() and place and (Path(place) / MANIFEST).is_file():
+            found.append(_part(Path(place), name))
+        elif (path / MANIFEST).is_file():
+            bundle = Bundle.open(path)
+            found += [_part(path, name) for name in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(name)]
+        else:
+            found.append(path)
+    return found
+
+
+def _part(place: Path, name: str) -> Path:
+    bundle = Bundle.open(place)
+    runs = [n for n in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(n)]
+    if name not in runs:
+        raise UsageError(f"{place}:{name}: the bundle has no {name!r} that runs; it has: {', '.join(runs)}")
+    bundle.read(name)
+    return place / name if name in FOLDERS else place / bundle.manifest.artefact(name).file
+
 
 def score_artefacts(
     paths: Sequence[Path | str],
@@ -55,36 +159,59 @@ def score_artefacts(
     normaliser: str | None = None,
     spec: str | None = None,
     batch_size: int = BATCH,
+    boxes: BoxSource | None = None,
     progress: Tick | None = None,
 ) -> Scoreboard:
     """Measure every artefact; all files are opened and checked before the first face is cut."""
     if not paths:
         raise UsageError("give at least one checkpoint or ONNX file")
-    artefacts = open_artefacts(paths, spec)
-    specs = [require_spec(artefact) for artefact in artefacts]
-    cut: dict[tuple[object, ...], Crops] = {}
+    artefacts = open_artefacts(expand(paths), spec)
+    origin = boxes or plain_boxes(None)
+    specs = [origin.in_words(require_spec(artefact)) for artefact in artefacts]
     for artefact, one in zip(artefacts, specs, strict=True):
         _check_points(artefact, one, source)
-    rows = []
-    faces: tuple[str, ...] = ()
-    attributes: NDArray[np.bool_] | None = None
+    wanted = list(range(len(source)) if indices is None else indices)
+    chosen = origin.usable(source, wanted, lambda: progress("detecting", 1) if progress else None)
+    if not chosen:
+        raise InputError(f"{source.name}: the {origin.name} found none of the {len(wanted)} faces")
+    cut: dict[tuple[object, ...], Crops] = {}
+    evaluations: list[Evaluation] = []
+    first: Crops | None = None
     for artefact, one in zip(artefacts, specs, strict=True):
         key = (one.input_size, one.crop)
         if key not in cut:
             cut.clear()
-            cut[key] = crop_faces(source, one, indices, lambda: progress("cropping", 1) if progress else None)
+            tick = (lambda: progress("cropping", 1)) if progress else None
+            cut[key] = crop_faces(source, one, chosen, tick, origin.box_of)
         crops = cut[key]
-        faces, attributes = crops.names, crops.attributes
+        first = first or crops
+        evaluations.append(_evaluate(artefact, crops, one, normaliser, batch_size, progress))
+    if first is None:
+        raise UsageError("nothing was measured")
+    rows = tuple(
+        ArtefactScore(artefact, found, name, paired_difference(evaluations[0].errors, found.errors) if at else None)
+        for at, (artefact, found, name) in enumerate(zip(artefacts, evaluations, short_names(artefacts), strict=True))
+    )
+    return Scoreboard(source.name, first.names, first.attributes, rows, len(wanted) - len(chosen), first)
 
-        def tick(done: int, name: str = Path(artefact.path).name) -> object:
-            return progress(name, done) if progress else None
 
-        with np.errstate(invalid="ignore"):  # what is not finite is an error two lines below
-            result = evaluate(artefact.predict, crops, one, normaliser, batch_size, tick)
-        if not np.isfinite(result.errors).all():
-            raise InputError(f"{artefact.path}: gives NaN or infinity on {faces[int(np.argmax(result.errors))]}")
-        rows.append(ArtefactScore(artefact, result))
-    return Scoreboard(source.name, faces, attributes, tuple(rows))
+def _evaluate(
+    artefact: Artefact, crops: Crops, spec: ModelSpec, normaliser: str | None, batch_size: int, progress: Tick | None
+) -> Evaluation:
+    def tick(done: int) -> object:
+        return progress(Path(artefact.path).name, done) if progress else None
+
+    with np.errstate(invalid="ignore"):  # what is not finite is an error two lines below
+        result = evaluate(artefact.predict, crops, spec, normaliser, batch_size, tick)
+    if not np.isfinite(result.errors).all():
+        raise InputError(f"{artefact.path}: gives NaN or infinity on {crops.names[int(np.argmax(result.errors))]}")
+    return result
+
+
+def short_names(artefacts: Sequence[Artefact]) -> list[str]:
+    """File names where they tell the artefacts apart, else the paths; C folders are told by their bundle."""
+    names = [Path(a.path).name if a.kind != "c" else "/".join(Path(a.path).parts[-2:]) for a in artefacts]
+    return names if len(set(names)) == len(names) else [a.path for a in artefacts]
 
 
 def _check_points(artefact: Artefact, spec: ModelSpec, source: FaceSource) -> None:

@@ -69,8 +69,9 @@ def crop_faces(
     spec: ModelSpec,
     indices: Sequence[int] | None = None,
     progress: Callable[[], object] | None = None,
+    box_of: Callable[[FaceSource, int], Box] | None = None,
 ) -> Crops:
-    """Cut the chosen faces out of their photos with the runtime's own crop."""
+    """Cut the chosen faces out of their photos with the runtime's own crop; `box_of` replaces the spec's face box."""
     chosen = list(range(len(source)) if indices is None else indices)
     if not chosen:
         raise UsageError(f"{source.name}: no faces to crop")
@@ -82,7 +83,7 @@ def crop_faces(
     photo_of, photo = None, None
     for row, index in enumerate(chosen):
         sample = source.sample(index)
-        region = crop_region(face_box(sample, spec), spec.crop)
+        region = crop_region(box_of(source, index) if box_of else face_box(sample, spec), spec.crop)
         if photo is None or sample.image != photo_of:
             photo_of, photo = sample.image, source.photo(index)
         images[row] = warp(photo, region.to_crop(size), size, spec.crop.padding)

@@ -58,7 +58,7 @@ def nme_per_face(
     if prediction.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 2:
         raise UsageError(f"NME: expected two arrays of shape (B, N, 2), found {prediction.shape} and {truth.shape}")
     known = np.asarray(truth, dtype=np.float64)
-    scale = _scale(known, normaliser)
+    scale = face_scale(known, normaliser)
     bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if bad.size:
         name = normaliser if isinstance(normaliser, str) else normaliser.name
@@ -74,7 +74,8 @@ def nme_per_face(
     return np.asarray(total / labelled.sum(-1) / scale)
 
 
-def _scale(truth: NDArray[np.float64], normaliser: Normaliser | str) -> NDArray[np.float64]:
+def face_scale(truth: NDArray[np.float64], normaliser: Normaliser | str) -> NDArray[np.float64]:
+    """What each face's errors are divided by, in photo pixels."""
     if isinstance(normaliser, Normaliser):
         return np.asarray(normaliser.distance(truth), dtype=np.float64)
     if normaliser != BOX:

@@ -30,7 +30,7 @@ TRUTH, PREDICTION, INK = (90, 220, 90), (80, 80, 255), (245, 245, 245)
 
 def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
     """Loss, NME and learning rate over the epochs."""
-    figure = _figure(11, 3.4)
+    figure = figure_of(11, 3.4)
     epochs = [row["epoch"] for row in rows]
     axes = figure.subplots(1, 3)
     axes[0].plot(epochs, [row["train_loss"] for row in rows], color="#356")
@@ -48,12 +48,12 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25, which="both")
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_ced(path: Path, evaluations: Mapping[str, Evaluation], title: str) -> None:
     """Share of faces within each error, one curve for each set of faces."""
-    figure = _figure(5.6, 4.2)
+    figure = figure_of(5.6, 4.2)
     axis = figure.subplots()
     for name, found in evaluations.items():
         corners, share = error_curve(found.errors)
@@ -67,7 +67,7 @@ def draw_ced(path: Path, evaluations: Mapping[str, Evaluation], title: str) -> N
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     axis.set_title(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_predictions(path: Path, crops: Crops, found: Evaluation, each: int = 6) -> None:
@@ -81,6 +81,15 @@ def draw_predictions(path: Path, crops: Crops, found: Evaluation, each: int = 6)
         tiles = [_tile(crops, found, int(face), name if at == 0 else "") for at, face in enumerate(faces)]
         pictures.append(np.concatenate(tiles, axis=1))
     write_image(path, np.concatenate(pictures, axis=0))
+
+
+def draw_sheet(path: Path, crops: Crops, found: Evaluation, faces: Sequence[int], columns: int = 6) -> None:
+    """Chosen faces in rows, in the given order: truth in green, prediction in red, the error below."""
+    tiles = [_tile(crops, found, int(face), "") for face in faces]
+    columns = min(columns, len(tiles))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[at : at + columns], axis=1) for at in range(0, len(tiles), columns)]
+    write_image(path, np.concatenate(rows, axis=0))
 
 
 def _tile(crops: Crops, found: Evaluation, face: int, label: str) -> Image:
@@ -112,14 +121,14 @@ def _draw_points(tile: Any, points: NDArray[np.float64], layout: Layout, colour:
         cv2.circle(tile, (x, y), 1 << fine, colour, -1, cv2.LINE_AA, fine)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     """A figure without the global state and the display of pyplot."""
     figure_class = require("matplotlib.figure", "drawing plots").Figure
     figure: Figure = figure_class(figsize=(width, height), layout="constrained")
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     # No software version and date inside: equal curves give equal bytes.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

@@ -16,6 +16,8 @@ import typer
 
 from runtime.errors import ExitCode, ToolkitError
 from toolkit.cli import (
+    report,
+    bench,
     build_engine,
     compare,
     console,
@@ -67,6 +69,8 @@ app.command("compare")(compare.run)
 app.command("eval")(eval.run)
 app.command("export")(export.run)
 app.command("build-engine")(build_engine.run)
+app.command("bench")(bench.run)
+app.command("report")(report.run)
 app.command("inspect")(inspect.run)
 app.command("doctor")(doctor.run)
 app.command("run")(run.run)

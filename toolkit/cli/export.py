@@ -137,6 +137,7 @@ def run(
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
     from export.tensorrt_rules import BuildOptions
+    from toolkit.report import write_report
 
     options = Options(
         opset=opset,
@@ -156,6 +157,7 @@ def run(
     )
     with console.progress("export", None) as advance:
         manifest = export_bundle(checkpoint, output, options, lambda note: advance(note=note))
+    write_report(output)
     if triton is not None:
         _write_triton(output, triton)
     if as_json:
