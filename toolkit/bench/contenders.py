@@ -200,11 +200,16 @@ def _generate(bundle: Bundle, precision: str, folder: Path) -> None:
 
 
 def _tensorrt(bundle: Bundle) -> list[Contender | Absent]:
-    """Engines that lie beside the bundle's other artefacts."""
+    """The bundle's engines; each runs on the GPU it was built for, and says why it does not elsewhere."""
     return [
-        Contender(f"TensorRT {path.stem}", "tensorrt", "int8" if "int8" in path.stem else "fp16", path, (path,))
-        for path in sorted((bundle.directory / "trt").glob("*.plan"))
+        Contender(f"TensorRT {a.name}", "tensorrt", _precision(a.name), path, (path,))
+        for a in bundle.manifest.artefacts
+        if a.kind == "tensorrt-plan" and (path := bundle.directory / a.file)
     ]
+
+
+def _precision(name: str) -> str:
+    return next((p for p in ("int8", "fp16") if p in name), "fp32")
 
 
 def peer_contenders(

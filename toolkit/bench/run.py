@@ -165,7 +165,7 @@ def _faces(bundle: Bundle, data: str | None) -> tuple[NDArray[np.uint8], str]:
     if data is not None:
         from export.road import crop_uint8
 
-        crops = crop_uint8(data, bundle.spec, max(BATCHES))
+        crops = crop_uint8(data, bundle.spec)[: max(BATCHES)]
         return crops, f"{len(crops)} crops of {Path(data).name if not data.startswith('synth:') else data}"
     crops = read_arrays(bundle.read("probe"), "probe.npz")["crops"]
     named = bundle.manifest.artefact("probe").settings.get("faces", "")

@@ -16,7 +16,6 @@ import typer
 
 from runtime.errors import ExitCode, ToolkitError
 from toolkit.cli import (
-    report,
     bench,
     build_engine,
     compare,
@@ -29,6 +28,7 @@ from toolkit.cli import (
     fit_crop,
     import_,
     inspect,
+    report,
     run,
     train,
     verify,
