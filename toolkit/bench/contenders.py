@@ -201,11 +201,8 @@ def _generate(bundle: Bundle, precision: str, folder: Path) -> None:
 
 def _tensorrt(bundle: Bundle) -> list[Contender | Absent]:
     """The bundle's engines; each runs on the GPU it was built for, and says why it does not elsewhere."""
-    return [
-        Contender(f"TensorRT {a.name}", "tensorrt", _precision(a.name), path, (path,))
-        for a in bundle.manifest.artefacts
-        if a.kind == "tensorrt-plan" and (path := bundle.directory / a.file)
-    ]
+    plans = [(a.name, bundle.directory / a.file) for a in bundle.manifest.artefacts if a.kind == "tensorrt-plan"]
+    return [Contender(f"TensorRT {name}", "tensorrt", _precision(name), plan, (plan,)) for name, plan in plans]
 
 
 def _precision(name: str) -> str:
