@@ -342,3 +342,13 @@ def test_only_the_folders_of_a_bundle_are_c(c_bundle_dir: Path, tmp_path: Path) 
     assert is_c_folder(c_bundle_dir / "c-int8")
     assert not is_c_folder(c_bundle_dir)
     assert not is_c_folder(tmp_path / "c")
+
+
+def test_the_landmarker_finds_the_same_faces_on_c(bundle: Bundle) -> None:
+    from runtime.landmarker import Landmarker
+
+    boxes = [Box(50, 40, 150, 160), Box(-30.5, -20, 60, 70)]
+    on_c = Landmarker(bundle, backend="c", score="none")(photo(), boxes)
+    on_onnx = Landmarker(bundle, backend="onnx", score="none")(photo(), boxes)
+    for mine, its in zip(on_c, on_onnx, strict=True):
+        assert np.abs(mine.points - its.points).max() < 0.01 * mine.region.side / bundle.spec.input_size
