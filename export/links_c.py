@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from export.c import COptions, CReport, export_c
+from export.c.dispatch import dispatch_order
 from export.c.isas import NAMES
 from export.c.names import check_prefix
 from export.links import NOISE_IMAGES, NOISE_SEED
@@ -90,6 +91,9 @@ def refuse_c_request(request: CRequest) -> None:
             raise UsageError(f"--c-isa {isa}: unknown instruction set; known: {', '.join(NAMES)}")
     if not request.isas:
         raise UsageError(f"--c-isa: expected at least one of {', '.join(NAMES)}")
+    if request.dispatch:
+        for precision in request.precisions:
+            dispatch_order(request.isas, precision == "int8")
     if request.max_ram is not None and request.max_ram < 1:
         raise UsageError(f"--max-ram {request.max_ram}: expected a positive number of bytes")
 
@@ -114,7 +118,7 @@ class Generated:
 
 def generate(model: ModelProto, spec: ModelSpec, precision: Precision, request: CRequest) -> Generated:
     """Run the C exporter into memory."""
-    options = COptions(isas=request.isas, max_ram=request.max_ram)
+    options = COptions(request.isas, request.dispatch, request.single_header, request.max_ram)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         report = export_c(model, spec, place, prefix=request.prefix, precision=precision, options=options)

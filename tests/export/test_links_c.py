@@ -28,6 +28,7 @@ from export.links_c import (
     refuse_c_request,
 )
 from export.onnx_file import parse_onnx
+from runtime.backends.c import open_c
 from runtime.bundle import Bundle, Manifest, read_arrays
 from runtime.errors import CheckFailedError, InputError, UsageError
 from tests.export.test_chain import caught, forge, swapped
@@ -303,3 +304,21 @@ def test_names_of_artefacts_and_their_folders() -> None:
         None,
         None,
     ]
+
+
+def test_every_form_of_the_c_is_proven_and_runs(bundle_dir: Path, tmp_path: Path, quick_builds: None) -> None:
+    """Another prefix, one header, instruction sets chosen at run time: recorded, so that verify makes them again."""
+    request = CRequest(("int8",), "face", ("avx2", "scalar"), dispatch=True, single_header=True)
+    place = add_to(bundle_dir, tmp_path / "made", request)
+    manifest = Bundle.open(place).manifest
+    assert CRequest.of_settings(manifest.artefact("c-int8").settings, "manifest") == replace(
+        request, precisions=("fp32",)
+    )
+    assert "LM_IMPLEMENTATION" not in (place / "c-int8" / "landmarks.c").read_text()
+    assert "FACE_IMPLEMENTATION" in (place / "c-int8" / "landmarks.c").read_text()
+    report = verify_bundle(place)
+    assert report.passed, report.failures
+    assert {r.value for r in report.results if (r.link, r.name) == ("c-int8", "outputs")} == {0.0}
+    crops = read_arrays((place / "probe.npz").read_bytes(), "probe")["crops"]
+    model = open_c(Bundle.open(place), "int8")
+    assert model.landmarks(crops).shape == (len(crops), 98, 2)

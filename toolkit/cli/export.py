@@ -91,6 +91,18 @@ def run(
     max_ram: Annotated[
         str | None, typer.Option("--max-ram", help="Refuse C that needs more working memory: 300000, 256K, 2M.")
     ] = None,
+    dispatch: Annotated[
+        bool,
+        typer.Option(
+            "--dispatch", help="C for x86-64 that chooses its instruction set when it starts; compile it plainly."
+        ),
+    ] = False,
+    single_header: Annotated[
+        bool,
+        typer.Option(
+            "--single-header", help="C in one file: landmarks.h, compiled where LM_IMPLEMENTATION is defined."
+        ),
+    ] = False,
     probes: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +145,7 @@ def run(
 
         refuse_repository(triton)
     _refuse_contradictions(fp16, int8, calib, calib_count, calib_cache, eval_data, max_drop)
-    c_request = _c_request(c, int8, c_precision, c_prefix, c_isa, max_ram)
+    c_request = _c_request(c, int8, c_precision, c_prefix, c_isa, max_ram, dispatch, single_header)
     from export.probes import DEFAULT_SOURCE
     from export.road import Options, export_bundle
     from export.tensorrt_rules import BuildOptions
@@ -220,10 +232,24 @@ def _refuse_contradictions(
 
 
 def _c_request(
-    c: bool, int8: Int8 | None, precision: CPrecision | None, prefix: str | None, isas: str | None, max_ram: str | None
+    c: bool,
+    int8: Int8 | None,
+    precision: CPrecision | None,
+    prefix: str | None,
+    isas: str | None,
+    max_ram: str | None,
+    dispatch: bool,
+    single_header: bool,
 ) -> CRequest | None:
     if not c:
-        flags = {"--c-precision": precision, "--c-prefix": prefix, "--c-isa": isas, "--max-ram": max_ram}
+        flags: dict[str, object] = {
+            "--c-precision": precision,
+            "--c-prefix": prefix,
+            "--c-isa": isas,
+            "--max-ram": max_ram,
+            "--dispatch": dispatch or None,
+            "--single-header": single_header or None,
+        }
         for flag, value in flags.items():
             if value is not None:
                 raise UsageError(f"{flag} is about C; add --c")
@@ -238,6 +264,8 @@ def _c_request(
         tuple(wanted),  # type: ignore[arg-type]
         prefix="lm" if prefix is None else prefix,
         isas=NAMES if isas is None else tuple(name.strip() for name in isas.split(",")),
+        dispatch=dispatch,
+        single_header=single_header,
         max_ram=None if max_ram is None else _bytes(max_ram),
     )
     refuse_c_request(request)
