@@ -86,13 +86,13 @@ def build_plan(
     builder = trt.Builder(log)
     typing = able.typing(options.legacy)
     network = builder.create_network(network_flags(trt, able, typing))
-    _parse(trt, network, log, model, able, where)
+    parser = _parse(trt, network, log, model, able, where)
     config = _configure(trt, builder, network, able, precision, typing, options)
     if calibrator is not None:
         _attach_calibrator(builder, network, config, calibrator, calibration_batch)
     cache = None if timings is None else _attach_timings(config, timings)
     began = time.monotonic()
-    made = _build(trt, able, builder, network, config, progress)
+    made = _build(trt, able, builder, network, config, progress, (parser, calibrator, log))
     if made is None:
         reason = last_error(log, "no reason given")
         raise InputError(f"{where}: {able.title} built no engine: {reason}")
@@ -100,10 +100,11 @@ def build_plan(
     return Plan(bytes(made), typing, kept, time.monotonic() - began, tuple(log.warnings))
 
 
-def _parse(trt: Any, network: Any, log: Any, model: bytes, able: Abilities, where: str) -> None:
+def _parse(trt: Any, network: Any, log: Any, model: bytes, able: Abilities, where: str) -> Any:
+    """Gives the parser, which owns the weights: without it the network points into freed memory."""
     parser = trt.OnnxParser(network, log)
     if parser.parse(model):
-        return
+        return parser
     told = [" ".join(str(parser.get_error(i).desc()).split())[:300] for i in range(parser.num_errors)]
     reason = told[0] if told else last_error(log, "refused without a word")
     raise InputError(f"{where}: {able.title} refuses the graph: {reason}")
@@ -156,27 +157,42 @@ def _attach_timings(config: Any, timings: bytes) -> Any:
     return config.get_timing_cache()
 
 
-def _build(trt: Any, able: Abilities, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
-    """Build in a thread, so that this one stays free to hear Ctrl-C."""
-    stop, results, failures = threading.Event(), [], []
+def _build(
+    trt: Any, able: Abilities, builder: Any, network: Any, config: Any, progress: Progress, keep: tuple[Any, ...]
+) -> Any:
+    """Build in a thread, so that this one stays free to hear Ctrl-C; `keep` must live as long as the build.
+
+    Ctrl-C may come at any moment: before the thread runs it cancels the build, later it waits until TensorRT has
+    stopped, for taking its objects away under it would crash.
+    """
+    go, stop, finished = threading.Event(), threading.Event(), threading.Event()
+    results: list[Any] = []
+    failures: list[Exception] = []
     if able.monitor:
         config.progress_monitor = _monitor(trt, stop, progress)
 
-    def work() -> None:
+    def work(_keep: tuple[Any, ...] = keep) -> None:
+        go.wait()
         try:
-            results.append(builder.build_serialized_network(network, config))
+            if not stop.is_set():
+                results.append(builder.build_serialized_network(network, config))
         except Exception as error:
             failures.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=work, name="tensorrt-build", daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        threading.Thread(target=work, name="tensorrt-build", daemon=True).start()
+        go.set()
+        while not finished.wait(_POLL_SECONDS):
+            pass
     except KeyboardInterrupt:
         stop.set()
-        progress("stopping at the next step" if able.monitor else "this TensorRT cannot stop; Ctrl-C again quits", 0.0)
-        thread.join()
+        if go.is_set():
+            how = "stopping at the next step" if able.monitor else "this TensorRT cannot stop; Ctrl-C again quits"
+            progress(how, 0.0)
+            finished.wait()
+        go.set()
         raise
     if failures:
         raise failures[0]

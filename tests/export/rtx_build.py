@@ -85,7 +85,7 @@ def main(bundle: Bundle) -> dict[str, Any]:
         }  # fmt: skip
     wrong = {
         "int32 bias": quantised(bias=True),
-        "uint8": quantised(kind=TensorProto.UINT8),
+        "uint8": quantised(zero=128, kind=TensorProto.UINT8),
         "zero point": quantised(zero=3),
     }
     assert complaint(trt, quantised()) == "accepted"

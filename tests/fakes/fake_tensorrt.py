@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -130,6 +131,7 @@ class _Parser:
             self.num_errors = 1
             return False
         self._network.take(data, model)
+        self._network.parser = weakref.ref(self)
         return True
 
     def get_error(self, index: int) -> Any:
@@ -248,6 +250,7 @@ class _Builder:
 
     def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
         trt, how = self._trt, self._trt.behaviour
+        assert network.parser() is not None, "the parser owns the weights; TensorRT crashes here"
         if not self._steps(config):
             return None
         strong = self._surface.strong and (not self._surface.weak or bool(network.flags & 2))
