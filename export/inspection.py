@@ -28,7 +28,26 @@ def inspect_path(path: Path | str) -> Facts:
         return inspect_bundle(place)
     require_file(place)
     facts = _reader_for(place)(place)
-    return {"what": facts.pop("what"), "path": str(place), "bytes": place.stat().st_size, **facts}
+    whole = {"what": facts.pop("what"), "path": str(place), "bytes": place.stat().st_size, **facts}
+    return {**whole, "lineage": _lineage(place, str(whole["sha256"]))}
+
+
+def _lineage(path: Path, digest: str) -> list[str] | None:
+    """What the file was made from, nearest first, as the bundle it lies in says; None outside of a bundle."""
+    if not (path.parent / MANIFEST).is_file():
+        return None
+    manifest = Bundle.open(path.parent).manifest
+    own = next((a for a in manifest.artefacts if a.file == path.name), None)
+    if own is None:
+        return [f"not listed in {MANIFEST} of its directory"]
+    if own.sha256 != digest:
+        return [f"changed: {MANIFEST} of its directory knows it as {own.sha256[:16]}"]
+    line: list[str] = []
+    parent = manifest.parent_of(own)
+    while parent is not None:
+        line.append(f"{parent.file} {parent.sha256[:16]}")
+        parent = manifest.parent_of(parent)
+    return [*line, f"{manifest.source.kind} checkpoint {manifest.source.sha256[:16]}"]
 
 
 def _reader_for(path: Path) -> Callable[[Path], Facts]:

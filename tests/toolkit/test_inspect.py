@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_bundle_and_its_files_agree(bundle: Path, fused: Path) -> None:
     assert model["what"] == "ONNX model, float32" and model["checker"] == "valid"
     assert facts(bundle / "model.fp16.onnx")["what"] == "ONNX model, float16"
     assert facts(bundle / "probe.npz")["arrays"]["crops"] == {"shape": [12, 32, 32, 3], "type": "uint8"}
+
+
+def test_lineage_of_a_file_in_a_bundle(bundle: Path, fused: Path, tmp_path: Path) -> None:
+    line = facts(bundle / "model.fp16.onnx")["lineage"]
+    assert [text.split()[0] for text in line] == ["model.onnx", "fused.ckpt", "fused"]
+    assert line[-1].endswith(facts(fused)["sha256"][:16])
+    assert facts(fused)["lineage"] is None
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    shutil.copy(copy / "model.onnx", copy / "model.fp16.onnx")
+    shutil.copy(fused, copy / "other.ckpt")
+    assert facts(copy / "model.fp16.onnx")["lineage"][0].startswith("changed")
+    assert facts(copy / "other.ckpt")["lineage"][0].startswith("not listed")
 
 
 def test_tables(bundle: Path) -> None:

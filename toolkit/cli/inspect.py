@@ -165,6 +165,8 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
         yield check["name"], f"{check['value']:.4g} of at most {check['limit']:.4g} {check['metric']}"
     if facts.get("source"):
         yield "made from", f"{facts['source']['kind']} checkpoint {facts['source']['sha256'][:_SHORT_HASH]}"
+    if facts.get("lineage"):
+        yield "made from", " <- ".join(facts["lineage"])
     if facts.get("strays"):
         yield "not listed", ", ".join(facts["strays"])
 
