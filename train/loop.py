@@ -27,6 +27,7 @@ from train.machine import Machine, prepare, without_denormals
 from train.measure import Jury
 from train.metrics import normaliser_for
 from train.models.kernels import SWITCH, library
+from train.models.norm import statistics_apart
 from train.objective import make_objective
 from train.recipe import Recipe
 from train.report import write_report
@@ -58,7 +59,8 @@ def train(
     """Train by a recipe into a folder, or go on with the run that lies there."""
     run = RunDirectory(folder)
     start = load_checkpoint(run.last) if resume else None
-    with join(recipe.run.device) as team, listening() as wish, explained(run), without_denormals():
+    apart = statistics_apart(not recipe.run.joint_norms)
+    with join(recipe.run.device) as team, listening() as wish, explained(run), without_denormals(), apart:
         machine = prepare(recipe.run, team.local_rank)
         opened = open_all(recipe)
         if team.leads and not resume:
@@ -148,7 +150,9 @@ class Training:
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         seen = torch.stack([loss.detach(), batch_nme(points.detach(), truth, weights, self.normaliser), *self.wishes()])
-        average_gradients(self.team, state.parameters, [seen])
+        average_gradients(
+            self.team, state.parameters, [seen, *([] if self.recipe.run.joint_norms else state.statistics)]
+        )
         if self.recipe.optimizer.clip:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.parameters, self.recipe.optimizer.clip)

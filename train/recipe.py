@@ -164,6 +164,9 @@ class RunRecipe:
     )
     channels_last: bool = _option(True, "keep images with channels innermost in memory; quicker almost everywhere")
     deterministic: bool = _option(False, "only deterministic kernels (the CPU always is)")
+    joint_norms: bool = _option(
+        True, "several processes: batch statistics over all of them; off = each its own part's, quicker on CPUs"
+    )
     save_every: int = _option(
         0, "keep a checkpoint of every so many epochs; 0 = only best and last", low=0, high=1_000_000, later=True
     )

@@ -56,6 +56,8 @@ class TrainingState:
             self.pose = AuxiliaryNet(int(self.model.stage_channels)).to(machine.device)  # type: ignore[arg-type]
         self.modules = nn.ModuleList([self.model] if self.pose is None else [self.model, self.pose])
         self.parameters = list(self.modules.parameters())
+        self.statistics = [value for value in self.modules.buffers() if value.is_floating_point()]
+        """Running statistics, which processes that norm apart keep in step by averaging them."""
         self.average = Average(self.model, recipe.average.decay) if recipe.average.decay else None
         self.optimizer = make_optimizer(self.modules, recipe.optimizer)
         self.schedule = Schedule(recipe.schedule, steps_per_epoch)

@@ -27,6 +27,12 @@ import sys
 from pathlib import Path
 from train import loop
 from train.recipe import read_recipe
+import torch
+finish = loop.Training.finish
+def keep_and_finish(self, stop):
+    torch.save(self.state.model.state_dict(), f"{sys.argv[2]}-{self.team.rank}.pt")
+    return finish(self, stop)
+loop.Training.finish = keep_and_finish
 loop.train(read_recipe(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -51,19 +57,25 @@ def start(recipe: Path, folder: Path, rank: int, port: int) -> subprocess.Popen[
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.slow  # three processes that load torch; the only proof that gradients, norms and shards fit together
+# Three processes that load torch; the only proof that gradients, norms and shards fit together.
+GHOSTONE = {"architecture": "ghostone", "width": 0.1, "branches": 1}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", [{"width": 0.1}, {"architecture": "ghostone", "width": 0.1, "branches": 1}], ids=["pfld", "joined passes"]
+    ("model", "joint"),
+    [({"width": 0.1}, True), (GHOSTONE, True), (GHOSTONE, False)],
+    ids=["pfld", "joined passes", "norms apart"],
 )
 def test_two_processes_train_like_one_with_the_double_batch(
-    model: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: dict[str, object], joint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sections = {
         "model": model,
         "optimizer": {"name": "sgd", "lr": 2e-5},
         "schedule": {"epochs": 2},
-        "run": {"tensorboard": False, "channels_last": True},
+        "run": {"tensorboard": False, "channels_last": True, "joint_norms": joint},
     }
     alone = tiny(**{**sections, "data": {"batch_size": 16}})
     loop.train(alone, tmp_path / "alone")
@@ -75,10 +87,18 @@ def test_two_processes_train_like_one_with_the_double_batch(
         text, _ = worker.communicate(timeout=240)
         assert worker.returncode == 0, text
 
+    first, second = (torch.load(tmp_path / f"two-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, tensor in first.items():
+        assert tensor.equal(second[name]), f"the processes do not agree on {name}"
+
     def log(folder: Path) -> list[dict[str, float]]:
         with (folder / "log.csv").open() as stream:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
+    if not joint:  # halves of a batch have other statistics than the whole, so the losses are near, not equal
+        for one, two in zip(log(tmp_path / "alone"), log(tmp_path / "two"), strict=True):
+            assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.2) != one["train_loss"]
+        return
     for one, two in zip(log(tmp_path / "alone"), log(tmp_path / "two"), strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
         assert two["train_nme"] == pytest.approx(one["train_nme"], rel=1e-5)

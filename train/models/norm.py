@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_apart = False
+
+
+@contextmanager
+def statistics_apart(apart: bool) -> Iterator[None]:
+    """Each process of a data-parallel run takes the statistics of its own part of the batch; for all threads."""
+    global _apart  # a context variable would not reach the threads that run the backward pass on a GPU
+    before, _apart = _apart, apart
+    try:
+        yield
+    finally:
+        _apart = before
+
 
 def processes() -> int:
-    """How many processes share one batch; 1 outside a data-parallel run."""
+    """How many processes share the statistics of a batch; 1 outside a data-parallel run."""
+    if _apart:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
