@@ -33,6 +33,8 @@ def keep_and_finish(self, stop):
     torch.save(self.state.model.state_dict(), f"{sys.argv[2]}-{self.team.rank}.pt")
     return finish(self, stop)
 loop.Training.finish = keep_and_finish
+if sys.argv[3] == "unseen":
+    loop.write_report = lambda *_: {}
 loop.train(read_recipe(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -43,7 +45,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(recipe: Path, folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
+def start(recipe: Path, folder: Path, rank: int, port: int, report: str) -> subprocess.Popen[str]:
     """A worker, with the environment that torchrun gives it."""
     world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     environment = {
@@ -53,7 +55,7 @@ def start(recipe: Path, folder: Path, rank: int, port: int) -> subprocess.Popen[
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(HERE.parents[1]),
     }
-    command = [sys.executable, "-c", TORCHRUN_LIKE, str(recipe), str(folder)]
+    command = [sys.executable, "-c", TORCHRUN_LIKE, str(recipe), str(folder), report]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -77,12 +79,15 @@ def test_two_processes_train_like_one_with_the_double_batch(
         "schedule": {"epochs": 2},
         "run": {"tensorboard": False, "channels_last": True, "joint_norms": joint},
     }
+    report = "unseen" if "branches" in model else "seen"  # pictures take seconds, so one case is enough
+    if report == "unseen":
+        monkeypatch.setattr(loop, "write_report", lambda *_: {})
     alone = tiny(**{**sections, "data": {"batch_size": 16}})
     loop.train(alone, tmp_path / "alone")
     half = tmp_path / "half.toml"
     half.write_text(tiny(**{**sections, "data": {"batch_size": 8}}).to_toml())
     port = free_port()
-    workers = [start(half, tmp_path / "two", rank, port) for rank in (0, 1)]
+    workers = [start(half, tmp_path / "two", rank, port, report) for rank in (0, 1)]
     for worker in workers:
         text, _ = worker.communicate(timeout=240)
         assert worker.returncode == 0, text
@@ -97,7 +102,8 @@ def test_two_processes_train_like_one_with_the_double_batch(
 
     if not joint:  # halves of a batch have other statistics than the whole, so the losses are near, not equal
         for one, two in zip(log(tmp_path / "alone"), log(tmp_path / "two"), strict=True):
-            assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.2) != one["train_loss"]
+            assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.2)
+            assert two["train_loss"] != one["train_loss"]
         return
     for one, two in zip(log(tmp_path / "alone"), log(tmp_path / "two"), strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
@@ -108,7 +114,8 @@ def test_two_processes_train_like_one_with_the_double_batch(
         torch.testing.assert_close(
             b.model[name], tensor, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
-    assert (tmp_path / "two/predictions.png").exists() and b.progress["best_nme"] > 0
+    assert report == "unseen" or (tmp_path / "two/predictions.png").exists()
+    assert b.progress["best_nme"] > 0
 
 
 def test_alone_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
