@@ -195,7 +195,7 @@ def test_damaged_and_odd_files(tmp_path: Path) -> None:
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
     for whole in (png, jpeg):
         for part in (0.3, 0.6, 0.95):
-            with pytest.raises(InputError, match=r"cut off|cannot be decoded"):
+            with pytest.raises(InputError, match="cut off"):
                 lm(whole[: int(len(whole) * part)])
     noise = bytearray(jpeg)
     noise[len(noise) // 2 :: 7] = b"\x55" * len(noise[len(noise) // 2 :: 7])

@@ -89,6 +89,27 @@ def test_ids_survive_a_crossing(gap: int) -> None:
     assert max(max(found, default=0) for found in ids) == 2, "a crossing must not make new ids"
 
 
+def test_a_face_that_speeds_up_is_followed_by_where_it_is_going() -> None:
+    world = World(redetect=1000, smooth=None)
+    for step in range(24):
+        x = 40 + 0.6 * step**2
+        found = world.see([(x, 100, 40, WHITE)])
+        assert list(found) == [1] and abs(found[1][0] - x) < 4, step
+    assert world.detector.asked == 1
+
+
+def test_faces_that_changed_places_unseen_are_told_apart_by_their_looks() -> None:
+    world = World(redetect=4)
+    for _ in range(6):
+        found = world.see([(150, 100, 50, RED), (216, 100, 50, BLUE)])
+    red = min(found, key=lambda number: found[number][0])
+    for _ in range(6):
+        assert world.see([]) == {}
+    for _ in range(6):
+        found = world.see([(150, 100, 50, BLUE), (216, 100, 50, RED)])
+    assert set(found) == {1, 2} and found[red][0] > 200
+
+
 def test_smoothing_is_per_face_and_can_be_switched_off() -> None:
     def wobble(smooth: OneEuro | None) -> np.ndarray:
         world = World(noise=0.002, redetect=1000, smooth=smooth)
