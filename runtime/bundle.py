@@ -8,11 +8,10 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,9 @@ from runtime.errors import InputError, UsageError
 from runtime.files import read_bytes, sha256_bytes
 from runtime.schema import validate
 from runtime.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import zipfile
 
 FORMAT = "landmark-toolkit bundle"
 SCHEMA = 1
@@ -218,6 +220,8 @@ class Bundle:
 
 def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     """Read an .npz of plain arrays: no objects, and no more memory than it claims."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(member.file_size for member in archive.infolist())
@@ -249,6 +253,8 @@ def _refuse_forged_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whe
 
 def arrays_to_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """An .npz whose bytes depend on the arrays alone: sorted, stored, no time stamps."""
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):

@@ -87,8 +87,12 @@ def map_back(outputs: NDArray[np.float32], regions: Sequence[Region], spec: Mode
     """Outputs (N, points, 2) in [0, 1] of their crops -> image pixels; `geometry.output_to_points` for all at once."""
     if not regions:
         return np.zeros((0, spec.points, 2), dtype=np.float32)
-    centred = np.asarray(outputs, dtype=np.float64) - 0.5
     half = 0.0 if spec.coordinates == "centre" else -0.5
+    if len(regions) == 1 and not regions[0].angle:
+        (only,) = regions
+        corner = (only.cx - half - only.side / 2, only.cy - half - only.side / 2)
+        return np.asarray(outputs * np.float64(only.side) + corner, dtype=np.float32)
+    centred = np.asarray(outputs, dtype=np.float64) - 0.5
     centres = np.array([(r.cx - half, r.cy - half) for r in regions])[:, None]
     sides = np.array([r.side for r in regions])[:, None, None]
     if not any(r.angle for r in regions):

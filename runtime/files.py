@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +35,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     >>> target.read_text()
     'whole'
     """
+    import tempfile  # with what it pulls in, a few milliseconds that readers need not spend
+
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,9 @@ class Region:
         array([4.5, 4.5])
         """
         scale = size / self.side
+        if not self.angle:
+            middle = (size - 1) / 2
+            return np.array([[scale, 0.0, middle - scale * self.cx], [0.0, scale, middle - scale * self.cy]])
         cos, sin = np.cos(self.angle) * scale, np.sin(self.angle) * scale
         middle = (size - 1) / 2
         return np.array(

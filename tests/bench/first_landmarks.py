@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 from runtime.bundle import Bundle
 from tests.bench.measure import interleave, pinned, save
 
+BOX = (800.0, 400.0, 1100.0, 700.0)
 OURS = """
 import sys
 {hide}
@@ -58,6 +60,20 @@ def process(code: str, bytecode: str) -> Callable[[], object]:
     return call
 
 
+def c_program(bundle: Bundle, place: Path, box: tuple[float, ...]) -> Callable[[], object] | None:
+    """The bundle's own demo.c: reads a photo, runs, writes it with its points; None without a compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None or not bundle.manifest.has("c"):
+        return None
+    folder, photo, program = bundle.directory / "c", place / "photo.ppm", place / "demo"
+    pixels = np.load(place / "photo.npy")
+    photo.write_bytes(b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.tobytes())
+    sources = [str(folder / "landmarks.c"), str(folder / "demo.c")]
+    subprocess.run([compiler, "-O3", "-march=native", *sources, "-lm", "-o", str(program)], check=True)
+    command = [str(program), str(photo), *(str(int(v)) for v in box), str(place / "out.ppm")]
+    return lambda: subprocess.run(command, capture_output=True, check=True)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="a bundle, exported with --c to measure the C too")
@@ -69,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         photo = str(Path(place) / "photo.npy")
         np.save(photo, np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8))
         model = str(bundle.directory.resolve() / bundle.manifest.artefact("fp32").file)
-        given = {"photo": photo, "box": (800.0, 400.0, 1100.0, 700.0), "size": bundle.spec.input_size, "model": model}
+        given = {"photo": photo, "box": BOX, "size": bundle.spec.input_size, "model": model}
         hidden = "sys.modules['cv2'] = sys.modules['onnxruntime'] = None"
         ways = {"onnx": ("onnx", ""), "c": ("c", ""), "c, numpy alone": ("c", hidden)}
         codes = {
@@ -84,13 +100,15 @@ def main(argv: list[str] | None = None) -> None:
             codes["mediapipe, import alone"] = MEDIAPIPE
         except ImportError:
             print("mediapipe is not installed: left out")
+        contenders = {name: process(code, f"{place}/bytecode") for name, code in codes.items()}
+        program = c_program(bundle, Path(place), BOX)
+        if program is not None:
+            contenders["C program, demo.c"] = program
         start = time.perf_counter()
-        samples = interleave(
-            {name: process(code, f"{place}/bytecode") for name, code in codes.items()}, options.rounds, warmup=1
-        )
+        samples = interleave(contenders, options.rounds, warmup=1)
     rows = {}
     print(f"{'':26} {'min ms':>8} {'median ms':>10} {'/ upstream':>11}")
-    for name in codes:
+    for name in contenders:
         rows[name] = {"min": min(samples.seconds[name]), "median": samples.median(name)}
         ratio = samples.ratio(name, "upstream's flow")
         print(f"{name:26} {1000 * rows[name]['min']:8.1f} {1000 * rows[name]['median']:10.1f} {ratio:11.2f}")
