@@ -18,6 +18,7 @@ EXTRA_OF = {
     "onnxsim": "export",
     "onnxslim": "export",
     "onnxconverter_common": "export",
+    "tensorrt": "tensorrt",
 }
 
 

@@ -250,7 +250,7 @@ class _Builder:
 
     def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
         trt, how = self._trt, self._trt.behaviour
-        assert network.parser() is not None, "the parser owns the weights; TensorRT crashes here"
+        assert network.parser() is not None, "the parser owns the weights of the network"
         if not self._steps(config):
             return None
         strong = self._surface.strong and (not self._surface.weak or bool(network.flags & 2))
