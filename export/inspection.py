@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.backends.c import is_c_folder
 from runtime.bundle import MANIFEST, Bundle, read_arrays
+from runtime.engine import PLAN_SUFFIXES, read_card
 from runtime.errors import InputError
 from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
 from runtime.spec import ModelSpec
@@ -55,6 +56,8 @@ def _reader_for(path: Path) -> Callable[[Path], Facts]:
         head = stream.read(_HEAD)
     if head.startswith(b"PK\x03\x04"):
         return _inspect_probe if _is_arrays(path) else _inspect_checkpoint
+    if path.suffix.lower() in PLAN_SUFFIXES:
+        return _inspect_plan
     if path.name == MANIFEST:
         raise InputError(f"{path}: the manifest of a bundle; inspect its directory instead: {path.parent}")
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
@@ -99,6 +102,25 @@ def _inspect_checkpoint(path: Path) -> Facts:
         "averaged": checkpoint.ema is not None,
         "resumable": bool(checkpoint.state),
         "progress": checkpoint.progress,
+    }
+
+
+def _inspect_plan(path: Path) -> Facts:
+    """What its sidecar says; the plan itself is hashed and nothing more."""
+    card = read_card(path)
+    found = sha256_file(path)
+    same = "the file that was built" if found == card.plan_sha256 else "NOT the file that its sidecar describes"
+    ports = {mode: [p for p in card.ports if p.mode == mode] for mode in ("input", "output")}
+    layers = ", ".join(f"{count} {kind}" for kind, count in card.layers.items())
+    return {
+        "what": f"TensorRT plan, {card.precision}, for {card.gpu_name} (SM {card.gpu_sm})",
+        "sha256": found,
+        "parent": card.model_sha256,
+        "producer": f"{card.built.module} {card.built.version}, CUDA {card.built.cuda}; layers: {layers}",
+        "checker": same,
+        "spec": card.spec.to_dict(),
+        "inputs": [{"name": p.name, "type": p.dtype, "shape": list(p.shape)} for p in ports["input"]],
+        "outputs": [{"name": p.name, "type": p.dtype, "shape": list(p.shape)} for p in ports["output"]],
     }
 
 

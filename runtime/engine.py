@@ -24,6 +24,7 @@ from runtime.spec import ModelSpec
 FORMAT = "landmark-toolkit engine"
 SCHEMA = 1
 SUFFIX = ".json"
+PLAN_SUFFIXES = (".plan", ".engine", ".trt")
 MAX_CARD_BYTES = 1 << 20
 MODULES = ("tensorrt", "tensorrt_rtx")
 _VERSION_STEPS = {(8, 10), (10, 11)}

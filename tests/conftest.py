@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import MissingBackendError
+from runtime.gpu import probe_gpu
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,10 +36,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not any(item.get_closest_marker("gpu") for item in items):
         return
-    import torch
-
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+    try:
+        probe_gpu()
+    except MissingBackendError as error:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=str(error)))

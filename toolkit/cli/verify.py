@@ -212,7 +212,9 @@ def prove_engine(request: Request) -> bool:
 
 
 def _is_plan(path: Path) -> bool:
-    return path.suffix.lower() in (".plan", ".engine", ".trt") and path.is_file()
+    from runtime.engine import PLAN_SUFFIXES
+
+    return path.suffix.lower() in PLAN_SUFFIXES and path.is_file()
 
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Request], bool]], ...] = (
