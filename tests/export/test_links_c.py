@@ -322,3 +322,13 @@ def test_every_form_of_the_c_is_proven_and_runs(bundle_dir: Path, tmp_path: Path
     crops = read_arrays((place / "probe.npz").read_bytes(), "probe")["crops"]
     model = open_c(Bundle.open(place), "int8")
     assert model.landmarks(crops).shape == (len(crops), 98, 2)
+
+
+def test_a_warning_of_the_compiler_is_counted(c_bundle_dir: Path, quick_builds: None) -> None:
+    made, truth, bundle = generated(c_bundle_dir, "fp32", CRequest())
+    source = made.files["landmarks.c"] + b"static int never_called(void)\n{\n    return 0;\n}\n"
+    crops = read_arrays(bundle.read("probe"), "probe.npz")["crops"]
+    measured = measure(
+        replace(made, files={**made.files, "landmarks.c": source}), bundle.spec, CRequest(), crops, truth
+    )
+    assert [(c.name, c.value) for c in measured.checks if not c.passed] == [("warnings", 1.0)]
