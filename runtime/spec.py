@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from runtime.errors import InputError, UsageError
 from runtime.layouts import LAYOUTS, Layout, plain_layout
+from runtime.schema import validate
 
 SPEC_SCHEMA = 1
 METADATA_KEY = "landmark_toolkit_spec"
@@ -105,6 +106,7 @@ class ModelSpec:
         if not isinstance(crop, dict):
             raise InputError(f"{where}: crop must be an object")
         _refuse_unknown(crop, [f.name for f in fields(CropRule)], f"{where}: crop")
+        validate(data, "spec", where)
         try:
             crop = dict(crop)
             if "shift" in crop:

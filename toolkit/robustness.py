@@ -257,10 +257,10 @@ def draw_card(card: Card, path: Path) -> None:
     axes[0].set_ylabel("NME, %")
     axes[3].set_ylabel("NME, %")
     axes[0].legend(frameon=False, fontsize=8)
-    still = "; ".join(
-        f"{what}: " + ", ".join(f"{name} {100 * value:.2f}" for name, value in card.still[what].items())
+    lines = [f"{card.faces} faces of {card.data}, errors over {card.normaliser}; on a still scene landmarks tremble by"]
+    lines += [
+        f"{what}: " + ", ".join(f"{name} {100 * value:.2f} %" for name, value in card.still[what].items())
         for what in card.still
-    )
-    title = f"{card.faces} faces of {card.data}, errors over {card.normaliser}"
-    figure.suptitle(f"{title}\nstill scene, landmarks tremble by % ({still})", fontsize=9)
+    ]
+    figure.suptitle("\n".join(lines), fontsize=8)
     save_figure(figure, path)

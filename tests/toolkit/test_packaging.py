@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -61,27 +64,74 @@ def test_ci_pins_every_direct_dependency() -> None:
     assert not missing
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_the_five_folders_and_nothing_else(tmp_path: Path) -> None:
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "tree")], check=True)
-    build = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "-o",
-        str(tmp_path / "dist"),
-        str(tmp_path / "tree"),
-    ]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone with a source archive and, made from that, a wheel in dist/."""
+    place = tmp_path_factory.mktemp("built")
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(place / "tree")], check=True)
+    build = [sys.executable, "-m", "build", "--no-isolation", "-o", str(place / "dist"), str(place / "tree")]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (wheel,) = (tmp_path / "dist").glob("landmark_toolkit-*.whl")
+    return place
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_five_folders_and_nothing_else(built: Path) -> None:
+    (wheel,) = (built / "dist").glob("landmark_toolkit-*.whl")
+    (archive,) = (built / "dist").glob("landmark_toolkit-*.tar.gz")
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"toolkit", "train", "export", "runtime", "calib"}
     tracked = subprocess.run(
-        ["git", "ls-files", *tops], cwd=tmp_path / "tree", capture_output=True, text=True, check=True
-    )
-    missing = set(tracked.stdout.split()) - set(names)
-    assert not missing, f"tracked files that the wheel lost: {sorted(missing)}"
+        ["git", "ls-files", *tops], cwd=built / "tree", capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not set(tracked) - set(names), "tracked files that the wheel lost"
+    with tarfile.open(archive) as sources:
+        inside = {name.partition("/")[2] for name in sources.getnames()}
+    assert not {*tracked, "pyproject.toml", "README.md", "LICENSE"} - inside, "files that the source archive lost"
+
+
+SMOKE = """
+import sys
+import numpy as np
+import runtime
+from runtime.bundle import Bundle
+from runtime.geometry import Box, crop_region, network_input, output_to_points, points_to_target
+bundle = Bundle.open(sys.argv[1])
+data = {artefact.name: content for artefact, content in bundle.read_all()}
+assert data["fp32"][:1] == b"\\x08" and len(data) >= 3
+region = crop_region(Box(10, 20, 110, 140), bundle.spec.crop)
+points = np.random.default_rng(0).uniform(20, 120, (bundle.spec.points, 2))
+back = output_to_points(points_to_target(points, region, bundle.spec), region, bundle.spec)
+assert np.abs(back - points).max() < 1e-9
+size = bundle.spec.input_size
+assert network_input(np.zeros((2, size, size, 3), np.uint8), bundle.spec).shape == (2, 3, size, size)
+assert "site-packages" in runtime.__file__ and not {"torch", "onnx", "cv2"} & set(sys.modules)
+print("runtime works")
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(built: Path, small: Path, tmp_path: Path) -> None:
+    (wheel,) = (built / "dist").glob("landmark_toolkit-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    programs = tmp_path / "venv" / "bin"
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        words = [str(part) for part in command]
+        return subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=plain)
+
+    install = (programs / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check")
+    done = run(*install, "-c", ROOT / "constraints.txt", wheel)
+    if done.returncode and "No matching distribution found for numpy" in done.stderr:
+        pytest.skip("no package index can be reached from here, so nothing can be installed")
+    assert done.returncode == 0, done.stderr
+    shown = run(programs / "toolkit", "--help")
+    assert shown.returncode == 0 and "bench" in shown.stdout, shown.stderr
+    smoke = run(programs / "python", "-c", SMOKE, small)
+    assert smoke.stdout == "runtime works\n", smoke.stderr
+    facts = {f["name"]: f for f in json.loads(run(programs / "toolkit", "doctor", "--json").stdout)["findings"]}
+    assert facts["torch"]["fix"] == "pip install 'landmark-toolkit[train]'" and facts["numpy"]["state"] == "ok"
+    missing = run(programs / "toolkit", "inspect", small)
+    assert missing.returncode == 2 and "Traceback" not in missing.stderr and "pip install" in missing.stderr

@@ -64,7 +64,7 @@ def run(
 
     Every file is fed as its own spec says; crop and normaliser stand beside the numbers. The crop starts from the
     labelled landmarks unless --crop says otherwise. Each artefact is held against the first on the same faces; the
-    interval is the middle 95 % of a bootstrap over faces, and a difference whose interval contains 0 is no news.
+    interval is the middle 95 % of a bootstrap over faces, and a difference whose interval contains 0 is not news.
 
     [bold]Examples[/bold]
 
@@ -198,14 +198,24 @@ def _show_all(board: Scoreboard) -> None:
         rows.append((row.name, row.artefact.precision, *measured, *_change(row), *parts))
     hows = sorted({_how(row) for row in board.rows})
     title = f"{_faces(board)}\n{'; '.join(hows)}; per subset: NME %"
-    columns = ["artefact", "precision", "NME %", "FR@0.1 %", "AUC@0.1", "change %", "95 % interval", *subsets[1:]]
+    columns = [
+        "artefact",
+        "precision",
+        "NME %",
+        "FR@0.1 %",
+        "AUC@0.1",
+        "change %",
+        "95 % interval",
+        "news",
+        *subsets[1:],
+    ]
     console.show(console.table(title, columns, rows, numeric_from=2))
 
 
-def _change(row: ArtefactScore) -> tuple[str, str]:
+def _change(row: ArtefactScore) -> tuple[str, str, str]:
     """The difference against the first artefact, and whether it is one."""
     if row.difference is None:
-        return "-", "-"
+        return "-", "-", ""
     found = row.difference
     interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{100 * found.relative:+.2f}", interval if found.is_news else f"{interval}, no news"
+    return f"{100 * found.relative:+.2f}", interval, "yes" if found.is_news else "no"
