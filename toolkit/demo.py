@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import CheckFailedError, UsageError
-from runtime.files import write_json
+from runtime.errors import CheckFailedError, ToolkitError, UsageError
+from runtime.files import require_file, write_json
 from runtime.images import write_image
 from runtime.lazy import require
 from toolkit.demo_c import build_and_run
+from toolkit.demo_show import annotate, evaluate_bundle, explain_bundle, time_bundle
+from train.data.open import open_source, splits_in
 
 if TYPE_CHECKING:
     from train.loop import Outcome
@@ -28,8 +30,13 @@ MAX_DROP = 0.03
 INPUT_SIZE = 64
 """Small, so that a few epochs fit into minutes."""
 SHEET_FACES = 24
+MODEL_FACES = 200
+"""How many of the user's faces a model of somebody else's is measured on."""
 MARK = "demo.json"
 """Written last; a folder that holds it was made by the demo and may be made anew."""
+
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,89 @@ def run_demo(out: Path, epochs: int, watch: Watch, force: bool = False) -> list[
     stage("fuse and prove", lambda: prove_fused(out, outcome[0]))
     stage("bundle", lambda: bundle(out, outcome[0], watch))
     stage("C", lambda: build_and_run(out / "bundle", out))
+    for name, work in shown(out, TEST_FACES, watch.note).items():
+        stage(name, work)
     write_json(out / MARK, {"finished": True, "stages": {s.name: s.result for s in stages}})
     return stages
+
+
+def shown(
+    out: Path, faces: str, say: Say, count: int | None = None
+) -> dict[str, Callable[[], tuple[str, tuple[Path, ...]]]]:
+    """What both demos end with: measured, timed, explained, drawn."""
+    place = out / "bundle"
+    return {
+        "eval": lambda: evaluate_bundle(place, faces, out, count),
+        "bench": lambda: time_bundle(place, out, say),
+        "report": lambda: explain_bundle(place, out),
+        "picture": lambda: annotate(place, faces, out),
+    }
+
+
+def run_model_demo(out: Path, model: Path, faces: str, say: Say, force: bool = False) -> list[Stage]:
+    """The same road for a model of somebody else's: import, bundle with int8, proof, and what both demos end with."""
+    for name in ("torch", "cv2", "matplotlib", "onnx", "onnxruntime"):
+        require(name, "the demo")
+    require_file(model)
+    source = open_source(faces, split="test" if splits_in(faces) else None)
+    if not len(source):
+        raise UsageError(f"{faces}: no faces in it")
+    claim(out, force)
+    stages: list[Stage] = []
+    steps = {"import": lambda: bring_in(out, model), "bundle": lambda: bundle_of(out, faces, say)}
+    for name, work in {**steps, **shown(out, faces, say, MODEL_FACES)}.items():
+        say(f"== {name}")
+        began = time.monotonic()
+        result, files = work()
+        stages.append(Stage(name, result, time.monotonic() - began, files))
+    write_json(out / MARK, {"finished": True, "stages": {s.name: s.result for s in stages}})
+    return stages
+
+
+def bring_in(out: Path, model: Path) -> tuple[str, tuple[Path, ...]]:
+    """A checkpoint with a spec, proven against its source; one of ours is taken as it is."""
+    from export.importer import SpecFlags, import_file, looks_like_archive
+
+    target = out / "model.ckpt"
+    if looks_like_archive(model) and is_checkpoint(model):
+        shutil.copyfile(model, target)
+        return "a checkpoint of the toolkit", (target,)
+    import_file(model, target, SpecFlags())
+    return "weights equal, outputs equal on faces", (target,)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of ours."""
+    from train.checkpoint import load_checkpoint
+
+    try:
+        load_checkpoint(path)
+    except ToolkitError:
+        return False
+    return True
+
+
+def bundle_of(out: Path, faces: str, say: Say) -> tuple[str, tuple[Path, ...]]:
+    """Everything that needs no GPU, calibrated on the user's faces, and proven again from the files."""
+    from export.chain import verify_bundle
+    from export.links_c import CRequest
+    from export.road import Options, export_bundle
+
+    place = out / "bundle"
+    options = Options(
+        fp16=True,
+        int8="fast",
+        audit=faces,
+        calib_count=256,
+        max_drop=MAX_DROP,
+        labelled=faces,
+        c=CRequest(("fp32", "int8")),
+    )
+    export_bundle(out / "model.ckpt", place, options, say)
+    report = verify_bundle(place, lambda _: None)
+    if not report.passed:
+        raise CheckFailedError(f"{place}: {report.failures[0].link}: {report.failures[0].detail}")
+    return f"{len(report.results) - len(report.not_run)} checks of its links passed, from the files alone", (place,)
 
 
 def draw_faces(out: Path) -> tuple[str, tuple[Path, ...]]:

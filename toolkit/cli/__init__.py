@@ -15,6 +15,7 @@ if _message := shadowing_message():
 import typer
 
 from runtime.errors import ExitCode, ToolkitError
+from runtime.lazy import EXTRA_OF
 from toolkit.cli import (
     bench,
     build_engine,
@@ -80,7 +81,7 @@ app.command("fit-crop")(fit_crop.run)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; people get one clear line, bugs keep their traceback under TOOLKIT_DEBUG=1."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="toolkit", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except ToolkitError as error:
         if os.environ.get("TOOLKIT_DEBUG"):
@@ -98,10 +99,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
+    except ModuleNotFoundError as error:
+        if os.environ.get("TOOLKIT_DEBUG") or (error.name or "").split(".")[0] not in EXTRA_OF:
+            raise
+        _explain_missing(str(error.name))
     except Exception as error:
         if os.environ.get("TOOLKIT_DEBUG") or not hasattr(error, "format_message"):
             raise
         _explain_usage(error)
+
+
+def _explain_missing(name: str) -> NoReturn:
+    """A package that this command needs was never installed: the line that brings it, exit code 2."""
+    package = name.split(".")[0]
+    console.complain(
+        f"this command needs the package {package}, which is not installed; "
+        f"pip install 'landmark-toolkit[{EXTRA_OF[package]}]'"
+    )
+    sys.exit(ExitCode.USAGE)
 
 
 def _explain_usage(error: Exception) -> NoReturn:
