@@ -51,7 +51,7 @@ PACKAGES: dict[str, Package] = {
     "onnxslim": Package(("onnxslim",), "simplified graphs where onnxsim is missing", "export"),
     "onnxconverter_common": Package(("onnxconverter-common",), "float16", "export"),
 }
-IMPORTED = ("numpy", "cv2", "onnxruntime", "torch", "tensorrt")
+IMPORTED = ("numpy", "cv2", "onnxruntime", "torch")
 """Packages whose import is tried, because a wheel that is installed may still not load."""
 PEERS: dict[str, Package] = {
     "openvino": Package(("openvino",), "toolkit bench"),
@@ -156,7 +156,7 @@ def _packages(machine: Machine) -> Iterator[Finding]:
             "pip uninstall -y " + " ".join(n for n in FLAVOURS if n in installed) + " && pip install opencv-python",
         )
     if "onnxruntime" in imported and not imported["onnxruntime"].error:
-        yield from _providers(machine, imported["onnxruntime"], installed)
+        yield from _providers(imported["onnxruntime"])
 
 
 def _versions(package: Package, installed: dict[str, str]) -> dict[str, str]:
@@ -188,20 +188,9 @@ def _flavours(title: str, flavours: tuple[str, ...], kept: str, installed: dict[
         )
 
 
-def _providers(machine: Machine, ort: Imported, installed: dict[str, str]) -> Iterator[Finding]:
+def _providers(ort: Imported) -> Iterator[Finding]:
     names = [name.removesuffix("ExecutionProvider") for name in ort.providers]
     yield Finding("back ends", "ONNX Runtime providers", "ok", ", ".join(names) or "none")
-    gpu = machine.run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    if gpu and "CUDA" not in names:
-        present = " ".join(n for n in ORT_FLAVOURS if n in installed)
-        yield Finding(
-            "back ends",
-            "ONNX Runtime on the GPU",
-            "missing",
-            f"this build has no CUDA provider, and there is a {gpu.splitlines()[0]}",
-            "ONNX files on the GPU",
-            f"pip uninstall -y {present} && pip install onnxruntime-gpu",
-        )
 
 
 def _programs(machine: Machine) -> Iterator[Finding]:
@@ -270,54 +259,27 @@ def cpu_flags(cpuinfo: str) -> frozenset[str]:
     return frozenset(found.group(1).split()) if found else frozenset()
 
 
-_GPU_FACTS = "name,driver_version,compute_cap,memory.total"
-
-
 def _nvidia(machine: Machine) -> Iterator[Finding]:
+    """The pieces between a face and a GPU; where there is no GPU, none of them is missed."""
     jetson = _jetson_model(machine)
-    line = machine.run(
-        "nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader"
-    )
-    gpu = bool(line) or bool(jetson)
-    if line:
-        for one in line.splitlines():
-            name, driver, capability, memory = [*map(str.strip, one.split(",")), "?", "?", "?", "?"][:4]
-            yield Finding("NVIDIA", "GPU", "ok", f"{name}, driver {driver}, compute {capability}, {memory}")
-    elif not jetson:
-        pci = machine.exists("/proc/driver/nvidia/version")
-        state: State = "missing" if pci else "note"
-        found = "driver loaded, nvidia-smi missing" if pci else "no NVIDIA GPU or driver here"
-        fix = _install(machine, Program((), "", "nvidia-utils-535", "nvidia-driver-cuda")) if pci else ""
-        yield Finding("NVIDIA", "GPU", state, found, "TensorRT engines", fix)
-    yield from _tensorrt(machine, gpu, bool(jetson))
-    if jetson:
-        yield from _jetson(machine, jetson)
-
-
-def _tensorrt(machine: Machine, gpu: bool, jetson: bool) -> Iterator[Finding]:
-    versions = {n: v for n, v in machine.packages().items() if n == "tensorrt" or re.fullmatch(r"tensorrt-cu\d+", n)}
-    result = machine.imports(["tensorrt"])["tensorrt"]
+    pieces = machine.gpu_pieces()
+    gpu = bool(jetson) or machine.exists("/proc/driver/nvidia/version") or pieces[0].state == "ok"
     cuda = machine.run("nvcc", "--version") or machine.run("/usr/local/cuda/bin/nvcc", "--version")
     release = re.search(r"release (\S+),", cuda or "")
     if release:
         yield Finding("NVIDIA", "CUDA toolkit", "ok", release.group(1))
-    if not result.error:
-        yield Finding("NVIDIA", "TensorRT", "ok", result.version or _listed(versions), "toolkit build-engine")
-    elif versions:
-        found = f"{_listed(versions)}, does not load: {result.error}"
-        yield Finding(
-            "NVIDIA", "TensorRT", "conflict", found, "toolkit build-engine", "pip install --force-reinstall tensorrt"
-        )
-    else:
-        fix = "sudo apt-get install -y python3-libnvinfer" if jetson else "pip install 'landmark-toolkit[tensorrt]'"
-        found = "not installed" + (" (JetPack's lies in the system's Python)" if jetson else "")
-        state: State = "missing" if gpu else "note"
-        yield Finding("NVIDIA", "TensorRT", state, found, "toolkit build-engine", fix if gpu else "")
-    trtexec = machine.which("trtexec") or next(
-        (p for p in ("/usr/src/tensorrt/bin/trtexec",) if machine.exists(p)), None
-    )
-    if trtexec:
-        yield Finding("NVIDIA", "trtexec", "ok", trtexec)
+    for piece in pieces:
+        state: State = "conflict" if piece.state == "broken" else piece.state
+        if state == "missing" and (not gpu or piece.name in OPTIONAL_PIECES):
+            state = "note"
+        fix = piece.fix if gpu else ""
+        yield Finding("NVIDIA", piece.name, state, piece.found, piece.needed_for, fix)
+    if jetson:
+        yield from _jetson(machine, jetson)
+
+
+OPTIONAL_PIECES = frozenset({"tensorrt_rtx", "onnx-cuda", "onnx-tensorrt", "trtexec"})
+"""Good to have on a machine with a GPU, and missed by nobody who has the others."""
 
 
 def _jetson_model(machine: Machine) -> str:
@@ -351,7 +313,7 @@ def _peers(machine: Machine) -> Iterator[Finding]:
 
 def peer_versions(machine: Machine) -> dict[str, str]:
     """Version of each peer, here or in the bench environment; empty where it is missing."""
-    installed = machine.packages()
+    installed = machine.bench_packages() | machine.packages()
     return {name: _listed(_versions(package, installed)) for name, package in PEERS.items()}
 
 

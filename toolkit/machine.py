@@ -13,6 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.gpu_pieces import Piece
 
 PROBE_SECONDS = 60.0
 _IMPORT = """
@@ -86,6 +90,18 @@ class Machine:
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
+
+    def gpu_pieces(self) -> list[Piece]:
+        """GPU, driver, CUDA and TensorRT, each by itself."""
+        from runtime.gpu_pieces import gpu_pieces
+
+        return gpu_pieces()
+
+    def bench_packages(self) -> dict[str, str]:
+        """What the environments of `make bench-env` hold."""
+        from toolkit.bench.contenders import environments
+
+        return {name: version for home in environments([])[1:] for name, version in home.packages.items()}
 
     def packages(self) -> dict[str, str]:
         """Installed distributions and their versions, names in lower case with dashes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from runtime.gpu_pieces import Piece
 from toolkit import doctor
 from toolkit.cli import main
 from toolkit.doctor import Finding, examine
@@ -33,8 +34,12 @@ ALL = {
 GOOD = {
     "cv2": Imported("5.0", gui="YES"),
     "onnxruntime": Imported("1.31", providers=("CPUExecutionProvider",)),
-    "tensorrt": Imported(error="ModuleNotFoundError: No module named 'tensorrt'"),
 }
+PIECES = (
+    Piece("GPU and driver", "missing", "no driver", "install the driver"),
+    Piece("tensorrt", "missing", "not installed", "pip install tensorrt"),
+    Piece("trtexec", "missing", "not on the path", "it comes with TensorRT"),
+)
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Fake(Machine):
     wheels: dict[str, str] = field(default_factory=lambda: dict(ALL))
     loads: dict[str, Imported] = field(default_factory=lambda: dict(GOOD))
     os: str = "Linux"
+    pieces: list[Piece] = field(default_factory=lambda: list(PIECES))
 
     def python(self) -> tuple[int, int, int]:
         return self.version
@@ -72,6 +78,12 @@ class Fake(Machine):
 
     def run(self, *command: str) -> str | None:
         return self.programs.get(" ".join(command), self.programs.get(command[0]))
+
+    def gpu_pieces(self) -> list[Piece]:
+        return self.pieces
+
+    def bench_packages(self) -> dict[str, str]:
+        return {"ncnn": "1.0"}
 
     def packages(self) -> dict[str, str]:
         return self.wheels
@@ -140,15 +152,23 @@ def test_instruction_sets() -> None:
     assert by_name(Fake(files={}))["instruction sets"].state == "note"
 
 
-def test_a_gpu_that_this_onnx_runtime_cannot_use() -> None:
-    smi = {"nvidia-smi": "Tester 100, 550.1, 8.9, 24576 MiB"}
-    found = by_name(Fake(programs=smi))
-    assert found["GPU"].found == "Tester 100, driver 550.1, compute 8.9, 24576 MiB"
-    assert found["ONNX Runtime on the GPU"].fix == "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
-    assert found["TensorRT"].state == "missing" and "tensorrt" in found["TensorRT"].fix
-    loads = {**GOOD, "onnxruntime": Imported("1.31", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))}
-    assert "ONNX Runtime on the GPU" not in by_name(Fake(programs=smi, loads=loads))
-    assert by_name(Fake())["TensorRT"].state == "note"
+def test_a_gpu_misses_pieces_that_a_machine_without_one_does_not() -> None:
+    assert by_name(Fake())["tensorrt"].state == "note" and not by_name(Fake())["tensorrt"].fix
+    gpu = [
+        Piece("GPU and driver", "ok", "Tester 100 (SM 8.9)"),
+        Piece("CUDA runtime", "broken", "too old", "pip a"),
+        *PIECES[1:],
+    ]
+    found = by_name(Fake(pieces=gpu))
+    assert found["GPU and driver"].found == "Tester 100 (SM 8.9)" and found["CUDA runtime"].state == "conflict"
+    assert found["tensorrt"].state == "missing" and found["tensorrt"].fix == "pip install tensorrt"
+    assert found["trtexec"].state == "note"
+
+
+def test_other_engines_are_looked_for_in_their_own_place() -> None:
+    found = by_name(Fake())
+    assert (found["ncnn"].state, found["ncnn"].found) == ("ok", "1.0")
+    assert found["openvino"].state == "note" and "make bench-env" in found["openvino"].fix
 
 
 def test_a_jetson() -> None:
@@ -158,10 +178,12 @@ def test_a_jetson() -> None:
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081",
     }
     found = by_name(Fake(files=files, programs={"nvpmodel -q": "NV Power Mode: 15W\n0"}))
-    assert (found["model"].found, found["L4T"].found) == ("NVIDIA Jetson Orin Nano Developer Kit", "36.4.3")
+    assert found["L4T"].found == "36.4.3" and found["tensorrt"].state == "missing"
+    assert [f.found for f in examine(Fake(files=files)) if f.area == "Jetson" and f.name == "model"] == [
+        "NVIDIA Jetson Orin Nano Developer Kit"
+    ]
     assert found["power mode"].state == "note" and "15W" in found["power mode"].found
     assert "nvpmodel" in found["power mode"].fix
-    assert found["TensorRT"].fix == "sudo apt-get install -y python3-libnvinfer"
     fast = by_name(Fake(files=files, programs={"nvpmodel -q": "NV Power Mode: MAXN\n0"}))
     assert fast["power mode"].state == "ok"
 

@@ -85,6 +85,7 @@ def test_it_says_what_the_manifest_says(small: Path, page: str) -> None:
         assert artefact.file in words and artefact.sha256 in words
         for check in artefact.checks:
             assert check.metric in words
+    assert "\nfrom runtime.bundle import Bundle\n" in "".join(Reader(page).words), "code keeps its lines"
     checks = sum(len(a.checks) for a in manifest.artefacts)
     assert f"{checks} measured checks, all within their limits" in words
     for expected in (

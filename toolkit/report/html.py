@@ -14,13 +14,15 @@ class Markup(str):
     __slots__ = ()
 
 
+_ODD = frozenset(("Cc", "Cf", "Cs", "Co"))
+"""Unicode categories that do not show, or change how their neighbours show."""
+
+
 def text(value: object) -> Markup:
     """Escape; control and direction characters, which could disguise a name, become visible boxes."""
     if isinstance(value, Markup):
         return value
-    shown = "".join(
-        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else "\N{WHITE SQUARE}" for c in str(value)
-    )
+    shown = "".join("\N{WHITE SQUARE}" if unicodedata.category(c) in _ODD and c != "\n" else c for c in str(value))
     return Markup(html.escape(shown, quote=True))
 
 

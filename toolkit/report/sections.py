@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import Artefact, Bundle, Check, Manifest
-from toolkit.bench.result import BenchResult, summary
+from toolkit.bench.result import DIFFERS, BenchResult, summary
 from toolkit.report.charts import Bar, bars, meter
 from toolkit.report.faces import face_figures
 from toolkit.report.facts import about, how_to, precision_of, title_of
@@ -183,7 +183,10 @@ def speed(bench: BenchResult | None) -> Markup:
             tag("pre", "toolkit bench BUNDLE --against all\ntoolkit report BUNDLE --bench bench-out/bench.json"),
         )
     ordered = sorted(bench.figures, key=lambda f: f.median)
-    chart = bars([Bar(f.title, f.median, f"{1e3 * f.median:.2f} ms", f.precision, f.percentile(95)) for f in ordered])
+    names = {f.title: f"{f.title} ({DIFFERS})" if f.note.endswith(DIFFERS) else f.title for f in ordered}
+    chart = bars(
+        [Bar(names[f.title], f.median, f"{1e3 * f.median:.2f} ms", f.precision, f.percentile(95)) for f in ordered]
+    )
     facts = bench.environment
     threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
     words = (
@@ -192,7 +195,7 @@ def speed(bench: BenchResult | None) -> Markup:
     )
     rows = [
         (
-            f.title,
+            names[f.title],
             *(f"{1e3 * summary(f)[k]:.3f}" for k in ("p50", "p95", "p99", "min")),
             f"{1e3 * f.pace_median:.3f}" if f.pace else "-",
             f"{1e3 * f.load_s:.1f}",
