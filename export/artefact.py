@@ -1,4 +1,4 @@
-"""One face for all that predicts landmarks: checkpoints, ONNX files and generated C, opened and run the same way."""
+"""One face for all that predicts landmarks: checkpoints, ONNX, C and engines, opened and run the same way."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
 from export.artefact_c import CArtefact
+from export.artefact_engine import EngineArtefact
 from export.importer import SpecFlags, decide_spec, identify_onnx, looks_like_archive
 from export.onnx_file import MAX_ONNX_BYTES, parse_onnx, spec_of, to_bytes
 from export.onnx_layers import weighted_layers
@@ -31,6 +32,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 _QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"})
 _SPEC_FILE_BYTES = 1 << 20
+PLAN_SUFFIX = ".plan"
 
 
 class Artefact(Protocol):
@@ -39,7 +41,7 @@ class Artefact(Protocol):
     path: str
     sha256: str
     kind: str
-    """multi-branch, fused, onnx or c."""
+    """multi-branch, fused, onnx, c or engine."""
     precision: Precision
     spec: ModelSpec | None
     """None for an ONNX file that says nothing about its input."""
@@ -70,6 +72,8 @@ def open_artefact(path: Path | str, spec: str | None = None) -> Artefact:
     if is_c_folder(path):
         return CArtefact(Path(path))
     source = require_file(path)
+    if source.suffix == PLAN_SUFFIX:
+        return EngineArtefact(source)
     if looks_like_archive(source):
         return TorchArtefact(source)
     data = read_bytes(source, MAX_ONNX_BYTES)

@@ -34,7 +34,7 @@ class CArtefact:
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[Any]:
         """Normalised float32 (B, 3, S, S) -> (B, 2N)."""
-        crops = _pixels(batch, self._model.spec, self.path)
+        crops = pixels(batch, self._model.spec, self.path)
         return self._model.landmarks(crops).reshape(len(batch), -1)
 
     def layer(self, name: str) -> NoReturn:
@@ -42,7 +42,7 @@ class CArtefact:
         raise UsageError(f"{self.path}: C puts out landmarks only, no layer {name!r}; compare its ONNX model instead")
 
 
-def _pixels(batch: NDArray[np.float32], spec: ModelSpec, where: str) -> NDArray[np.uint8]:
+def pixels(batch: NDArray[np.float32], spec: ModelSpec, where: str) -> NDArray[np.uint8]:
     """The BGR crops that a normalised batch came from: C normalises by itself."""
     mean, std = (np.asarray(v, dtype=np.float64).reshape(1, 3, 1, 1) for v in (spec.mean, spec.std))
     levels = (batch * std + mean) * 255

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from export.artefact import Artefact, open_artefacts, require_spec
 from runtime.bundle import MANIFEST, Bundle
-from runtime.errors import InputError, UsageError
+from runtime.errors import InputError, MissingBackendError, UsageError
+from runtime.gpu import probe_gpu
 from runtime.spec import ModelSpec
 from toolkit.boxes import BoxSource, plain_boxes
 from train.data.sample import FaceSource
@@ -23,6 +24,8 @@ Tick = Callable[[str, int], object]
 IN_BUNDLE = ("fused", "fp32", "fp16", "int8")
 FOLDERS = ("c", "c-int8")
 """What of a bundle can be measured: files by artefact name, and the folders of generated C."""
+ENGINE = "tensorrt-plan"
+"""Kind of a bundle's engines; measured where there is a GPU."""
 FORMAT = "landmark-toolkit evaluation"
 DRAWS = 4000
 _CHUNK = 200
@@ -136,15 +139,30 @@ def expand(texts: Sequence[Path | str]) -> list[Path]:
             found.append(_part(Path(place), name))
         elif (path / MANIFEST).is_file():
             bundle = Bundle.open(path)
-            found += [_part(path, name) for name in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(name)]
+            found += [_part(path, name) for name in runnable(bundle, engines=gpu_is_here())]
         else:
             found.append(path)
     return found
 
 
+def runnable(bundle: Bundle, engines: bool = True) -> list[str]:
+    """Names of the artefacts that put out landmarks."""
+    plans = [a.name for a in bundle.manifest.artefacts if a.kind == ENGINE and engines]
+    return [n for n in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(n)] + plans
+
+
+def gpu_is_here() -> bool:
+    """Whether a bundle's engines have anything to run on."""
+    try:
+        probe_gpu()
+    except MissingBackendError:
+        return False
+    return True
+
+
 def _part(place: Path, name: str) -> Path:
     bundle = Bundle.open(place)
-    runs = [n for n in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(n)]
+    runs = runnable(bundle)
     if name not in runs:
         raise UsageError(f"{place}:{name}: the bundle has no {name!r} that runs; it has: {', '.join(runs)}")
     bundle.read(name)

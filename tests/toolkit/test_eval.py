@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from family import exported, spec_of_upstream, state, trained
 
 from export.onnx_file import set_spec, write_onnx
+from runtime.backends.ort import OrtModel
 from runtime.detect import Detection, FaceRule
 from runtime.errors import InputError, UsageError
-from runtime.geometry import Box, crop_region
+from runtime.geometry import Box, crop_region, network_input
 from runtime.images import write_image
 from runtime.spec import CropRule, ModelSpec
 from toolkit.boxes import DetectedBoxes
@@ -325,3 +327,29 @@ def test_disturbances_do_what_they_say(small: Path) -> None:
     assert 0 < loss[0] < loss[1] < loss[2]
     again = _Scene(photos, squares, range(3), SPEC).disturbed(by_name["box shift"], 10)[1]
     assert again == moved
+
+
+def test_an_engine_is_measured_like_the_others(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        """What the TensorRT back end gives, on another engine."""
+
+        spec = SPEC
+        card = SimpleNamespace(precision="fp16")
+
+        def landmarks(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            found = OrtModel((folder / "model.onnx").read_bytes())(network_input(crops, SPEC))
+            return np.asarray(found, dtype=np.float32).reshape(len(crops), -1, 2)
+
+    (tmp_path / "m.plan").write_bytes(b"plan")
+    monkeypatch.setattr("export.artefact_engine.open_plan", lambda path: Engine())
+    board = score_artefacts([folder / "model.onnx", tmp_path / "m.plan"], open_source(FACES))
+    assert [row.artefact.kind for row in board.rows] == ["onnx", "engine"] and board.rows[
+        1
+    ].artefact.precision == "float16"
+    assert np.abs(board.rows[0].evaluation.errors - board.rows[1].evaluation.errors).max() < 1e-6
+
+
+def test_an_engine_without_a_gpu_is_one_line(folder: Path, tmp_path: Path, run_eval: Eval) -> None:
+    (tmp_path / "m.plan").write_bytes(b"plan")
+    code, out, err = run_eval(tmp_path / "m.plan", "--data", FACES)
+    assert (code, out) == (2, "") and len(err.strip().splitlines()) == 1
