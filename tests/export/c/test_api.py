@@ -7,19 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from export.c import export_c
 from export.c.names import check_prefix, comment_text
 from runtime.errors import InputError, UsageError
-from runtime.geometry import Box, crop_region, output_to_points, warp
+from runtime.geometry import Box, crop_region, network_input, output_to_points, warp
 from runtime.spec import CropRule, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import golden
 from c_nets import (
     STRICT,
     Image,
@@ -44,7 +47,7 @@ def test_statuses_and_guards_under_sanitizers(int8: bool, tmp_path: Path) -> Non
     model = fp32_model(spec)
     exported(int8_model(model) if int8 else model, spec, tmp_path, int8)
     sources = [HERE / "api_test.c", tmp_path / "landmarks.c"]
-    program = compile_c(sources, tmp_path / "api", "-O1", "-march=native", *SANITIZE, f"-I{tmp_path}", "-lm")
+    program = compile_c(sources, tmp_path / "api", "-O0", "-march=native", *SANITIZE, f"-I{tmp_path}", "-lm")
     result = run_program(program)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
 
@@ -83,6 +86,65 @@ def test_crops_and_points_are_those_of_the_python_runtime(rule: str, tmp_path: P
         assert np.abs(xy.reshape(-1, 2) - points).max() < 0.01
 
 
+def python_landmarks(
+    session: onnxruntime.InferenceSession, photo: NDArray[np.uint8], box: Box, spec: ModelSpec
+) -> NDArray[np.float64]:
+    """The road of the Python runtime: cut, normalise, run, map back."""
+    region = crop_region(box, spec.crop)
+    face = warp(photo, region.to_crop(spec.input_size), spec.input_size, spec.crop.padding)
+    name = session.get_inputs()[0].name
+    output = session.run(None, {name: network_input(face[None], spec)})[0]
+    return np.asarray(output_to_points(output.reshape(-1, 2), region, spec), np.float64)
+
+
+def c_landmarks(net: Net, photo: NDArray[np.uint8], box: Box) -> NDArray[np.float32]:
+    xy = np.zeros(2 * net.points, np.float32)
+    edges = (ctypes.c_float * 4)(box.x0, box.y0, box.x1, box.y1)
+    out = ctypes.c_void_p(xy.ctypes.data)
+    assert net.library.lm_run_image(net.context, ctypes.byref(as_image(photo, 0)), edges, out) == 0
+    return xy.reshape(-1, 2)
+
+
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("rule", ["plain", "upstream"])
+def test_landmarks_in_the_photo_are_those_of_the_python_runtime(rule: str, tmp_path: Path) -> None:
+    """From photo and box to photo pixels, nothing shared but the weights: within 0.05 pixel."""
+    crop, coordinates = RULES[rule]
+    convention: Any = coordinates
+    spec = ModelSpec("ghostone", 0.125, 5, 32, layout="plain5", crop=crop, coordinates=convention)
+    net = built(golden.fp32_model(), spec, tmp_path, "-O1")
+    draw = np.random.default_rng(7)
+    coarse = draw.integers(0, 256, (12, 15, 3)).astype(np.float32)
+    photo = np.kron(coarse, np.ones((16, 16, 1), np.float32)).astype(np.uint8)
+    session = session_of(golden.fp32_model())
+    for edges in BOXES[:3]:
+        box = Box(*(float(np.float32(edge)) for edge in edges))
+        assert np.abs(c_landmarks(net, photo, box) - python_landmarks(session, photo, box, spec)).max() <= 0.05
+
+
+@pytest.mark.slow
+def test_landmarks_of_real_faces_are_those_of_the_python_runtime(shared: Path, tmp_path: Path) -> None:
+    """The published network on real photos, its own crop rule."""
+    model = onnx.load(shared / "models/landmarks/PFLD_GhostOne_112_1_opt_sim.onnx")
+    spec = ModelSpec("ghostone", 1.0, 98, 112, crop=CropRule(rounding="pixel"), coordinates="corner")
+    net = built(model, spec, tmp_path, "-O1", "-march=native")
+    assert net.selftest() == (0, -1)
+    folder = shared / "data/wflw_real/WFLW_annotations/list_98pt_rect_attr_train_test"
+    lines = (folder / "list_98pt_rect_attr_test.txt").read_text().splitlines()[::24]
+    session, worst = session_of(model), 0.0
+    for line in lines:
+        words = line.split()
+        points = np.array(words[:196], float).reshape(-1, 2)
+        photo = cv2.imread(str(shared / "data/wflw_real/WFLW_images" / words[-1]))
+        low, high = points.min(axis=0), points.max(axis=0)
+        box = Box(*(float(np.float32(edge)) for edge in (*low, *high)))
+        worst = max(worst, np.abs(c_landmarks(net, photo, box) - python_landmarks(session, photo, box, spec)).max())
+    assert len(lines) > 15 and worst <= 0.05
+
+
 def test_pixel_formats_agree(tmp_path: Path) -> None:
     spec = spec_of("ghostone", 0.125, 32, 5)
     net = built(fp32_model(spec), spec, tmp_path, "-O1")
@@ -111,6 +173,29 @@ def test_pixel_formats_agree(tmp_path: Path) -> None:
     u, v = 90 - 128, 200 - 128
     wanted = np.array([120 + 1.772 * u, 120 - 0.344136 * u - 0.714136 * v, 120 + 1.402 * v])
     assert np.abs(np.array([blue, green, red]) - wanted).max() <= 1.5
+
+
+def test_nv12_of_odd_size_with_padded_rows(tmp_path: Path) -> None:
+    """Colours as full-range BT.601 has them, chroma at half size rounded up, both planes with strides of their own."""
+    spec = golden.SPEC
+    net = built(golden.fp32_model(), spec, tmp_path, "-O1")
+    draw = np.random.default_rng(4)
+    luma = np.kron(draw.integers(0, 256, (13, 12)), np.ones((7, 7))).astype(np.uint8)[:89, :83]
+    chroma = draw.integers(90, 170, (45, 42, 2)).astype(np.uint8)
+    y, uv = np.zeros((89, 96), np.uint8), np.zeros((45, 100), np.uint8)
+    y[:, :83], uv[:, :84] = luma, chroma.reshape(45, 84)
+    u, v = (np.kron(chroma[..., i].astype(float) - 128, np.ones((2, 2)))[:89, :83] for i in (0, 1))
+    blue, green, red = luma + 1.772 * u, luma - 0.344136 * u - 0.714136 * v, luma + 1.402 * v
+    photo = np.clip(np.rint(np.stack([blue, green, red], axis=2)), 0, 255).astype(np.uint8)
+    image = as_image(y[:, :83], 3)
+    image.chroma, image.chroma_stride = uv.ctypes.data, 100
+    for edges in ((10.0, 12.0, 70.0, 75.0), (-20.0, 50.0, 40.0, 120.0), (60.0, 60.0, 90.0, 95.0)):
+        box = (ctypes.c_float * 4)(*edges)
+        face = np.zeros((32, 32, 3), np.uint8)
+        assert net.library.lm_crop_image(ctypes.byref(image), box, ctypes.c_void_p(face.ctypes.data)) == 0
+        wanted = warp(photo, crop_region(Box(*edges), spec.crop).to_crop(32), 32, spec.crop.padding)
+        off = np.abs(face.astype(int) - wanted.astype(int))
+        assert off.max() <= 2 and off.mean() < 0.3
 
 
 STRICT_CPP = ("-x", "c++", "-std=c++17", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")
