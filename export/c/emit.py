@@ -15,6 +15,7 @@ from export.c.names import comment_text, rename
 from export.c.package import SINGLE_SOURCE, Form, package_files, single
 from export.c.passes import describe, is_int8
 from export.c.plan import InputLayer, Plan, element
+from export.c.tiles import tile_calls
 from runtime.spec import ModelSpec
 
 MAX_SIDE = 32767
@@ -166,7 +167,7 @@ def engine(kernels: str, body: Body, plan: Plan) -> str:
 
 def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], dispatch: bool) -> str:
     """The source behind its first comment."""
-    int8 = is_int8(plan.graph)
+    int8, calls = is_int8(plan.graph), tile_calls(plan)
     shared = [
         PROLOGUE,
         private_defines(plan, spec) + "\n",
@@ -179,11 +180,11 @@ def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], 
         PROFILE,
     ]
     if dispatch:
-        engines = {name: engine(kernels_of(name, int8), body, plan) for name in dispatch_order(isas, int8)}
+        engines = {name: engine(kernels_of(name, int8, calls), body, plan) for name in dispatch_order(isas, int8)}
         chosen = dispatched("\n".join(shared), engines, int8)
     else:
         one = "static const lm_path lm_paths[1] = {{LM_ISA, 0, lm_network}};\n#define LM_PATHS 1\n#define lm_cpu() 0u\n"
-        chosen = "\n".join([*shared, engine(kernel_block(isas, int8), body, plan), one])
+        chosen = "\n".join([*shared, engine(kernel_block(isas, int8, calls), body, plan), one])
     return "\n".join([chosen, source_text("templates/image.c"), source_text("templates/api.c")])
 
 

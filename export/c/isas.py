@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.c.tiles import Calls, only_needed
+
 HERE = Path(__file__).parent
 
 
@@ -122,13 +124,13 @@ def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
     return [name for name in (S8 if int8 else F32) if name in wanted or name == "scalar"]
 
 
-def kernels_of(name: str, int8: bool) -> str:
-    """The kernels of one instruction set, under the names that layers call them by."""
+def kernels_of(name: str, int8: bool, calls: Calls) -> str:
+    """The kernels of one instruction set, under the names that layers call them by, with the tiles that `calls` need."""
     isa = (S8 if int8 else F32)[name]
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
     text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
-    text += "".join(source_text(f"kernels/{kernel}.c") for kernel in isa.kernels)
+    text += "".join(only_needed(kernel, source_text(f"kernels/{kernel}.c"), calls) for kernel in isa.kernels)
     return text + "".join(
         f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
     )
@@ -140,11 +142,11 @@ def guard(name: str, int8: bool) -> str:
     return condition if name == "scalar" else f"{condition} && !defined(LM_FORCE_SCALAR)"
 
 
-def kernel_block(wanted: tuple[str, ...], int8: bool) -> str:
+def kernel_block(wanted: tuple[str, ...], int8: bool, calls: Calls) -> str:
     """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
     text, word = "", "#if"
     for name in chosen(wanted, int8):
         title = (S8 if int8 else F32)[name].title
-        text += f'{word} {guard(name, int8)}\n#define LM_ISA "{title}"\n{kernels_of(name, int8)}'
+        text += f'{word} {guard(name, int8)}\n#define LM_ISA "{title}"\n{kernels_of(name, int8, calls)}'
         word = "#elif"
     return text + "#endif\n"

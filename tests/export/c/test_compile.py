@@ -19,6 +19,7 @@ from export.c.passes import is_int8, optimise
 from export.c.plan import Plan, Tuning, input_rows, make_plan
 from export.c.quantised import face_formula
 from export.c.read import read, supported_ops
+from export.c.tiles import RULES, only_needed
 from runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -172,3 +173,26 @@ def test_a_formula_for_the_face_gives_every_code(step: float, mean: float, std: 
     if found is not None:
         factor, shift = found[0][0], found[1][0]
         assert (np.clip((np.arange(256) * factor + shift) >> 16, -128, 127) == codes).all()
+
+
+KERNEL = """#define LM_TILE(M, N) \\
+    static LM_T void lm_qtile_##M##_##N(const lm_args *a, const lm_some *t) \\
+    { body }
+LM_TILE(1, 1) LM_TILE(7, 1) LM_TILE(8, 1)
+"""
+
+
+def test_tiles_that_no_call_needs_fall_back_on_single_pixels() -> None:
+    short = only_needed("qgemm-s8-avx512vnni", KERNEL, {(56, 1)})
+    assert "LM_TILE(1, 1) LM_FEW(7, 1) LM_TILE(8, 1)" in short
+    assert "static LM_T void lm_qtile_##M##_##N(const lm_args *a, const lm_some *t)" in short.split("#define LM_FEW")[1]
+    assert only_needed("qgemm-s8-scalar", KERNEL, {(56, 1)}) == KERNEL
+    assert only_needed("qgemm-s8-avx512vnni", KERNEL, {(56, 1), (7, 1)}) == KERNEL
+
+
+@given(st.integers(1, 300), st.integers(1, 4))
+def test_rules_for_tiles_cover_all_pixels(pixels: int, vectors: int) -> None:
+    for rule in RULES.values():
+        sizes = rule(pixels, vectors)
+        assert sizes and min(sizes) >= 1 and max(sizes) <= (6 if vectors == 4 else 14)
+        assert any(pixels % size == 0 for size in sizes) or len(sizes) > 1
