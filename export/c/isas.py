@@ -125,7 +125,7 @@ def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
 
 
 def kernels_of(name: str, int8: bool, calls: Calls) -> str:
-    """The kernels of one instruction set, under the names that layers call them by, with the tiles that `calls` need."""
+    """The kernels of one instruction set, under the names that layers call them by, with the tiles `calls` need."""
     isa = (S8 if int8 else F32)[name]
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
     text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""

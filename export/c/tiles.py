@@ -59,7 +59,7 @@ def few_sizes(pixels: int, vectors: int) -> set[int]:
     return sizes
 
 
-RULES: dict[str, Rule] = {"gemm-f32-avx512": few_sizes, "qgemm-s8-avx512vnni": nearly_equal}
+RULES: dict[str, Rule] = {"qgemm-s8-avx512vnni": nearly_equal}
 """Kernel -> how it cuts pixels."""
 
 _USE = re.compile(r"LM_TILE\((\d+), (\d+)(?:, \w+)?\)")
