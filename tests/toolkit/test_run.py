@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -107,6 +108,61 @@ def test_a_broken_frame_is_counted_and_does_not_stop(
     assert call(bundle, clip, "--json", "-") == 0
     facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [bool(f.get("broken")) for f in facts] == [False, False, True, False, False, False]
+
+
+class Camera:
+    """A camera of grey pictures; `stop_at` is where its user presses Ctrl-C."""
+
+    stop_at: int | None = None
+
+    def __init__(self, number: int) -> None:
+        assert number == 0
+        self.at = -1
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def grab(self) -> bool:
+        self.at += 1
+        if self.at == self.stop_at:
+            raise KeyboardInterrupt
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.full((60, 80, 3), 90 + self.at, np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stop_at", [None, 4])
+def test_a_camera_until_enough_or_until_ctrl_c(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
+) -> None:
+    monkeypatch.setattr(Camera, "stop_at", stop_at)
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.chdir(tmp_path)
+    assert call(bundle, "0", "-o", "camera.avi", "--json", "camera.jsonl", "--frames", 6) == 0
+    facts = [json.loads(line) for line in Path("camera.jsonl").read_text().splitlines()]
+    assert [f["frame"] for f in facts] == list(range(stop_at or 6))
+    assert all(b["seconds"] > a["seconds"] for a, b in itertools.pairwise(facts))
+    monkeypatch.undo()
+    assert cv2.VideoCapture(str(tmp_path / "camera.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == (stop_at or 6)
+
+
+def test_the_progress_says_frames_per_second() -> None:
+    import time
+
+    from runtime.frames import Clip
+    from toolkit.running import _speed, _Tally
+
+    tally = _Tally("a/clip.mp4", pictures=19, broken=1)
+    assert _speed(tally, Clip("a/clip.mp4", 25.0, 100, iter(())), time.perf_counter() - 2) == (
+        "clip.mp4 of 100 frames, 10.0 frames/s"
+    )
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written(
