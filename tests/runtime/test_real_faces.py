@@ -108,6 +108,7 @@ def test_batch_equals_one_by_one_and_sixty_faces(ghostone: Path, photos: list[Ph
         assert np.abs(alone.points - together[place].points).max() <= 2e-6 * alone.region.side
 
 
+@pytest.mark.slow
 def test_c_and_onnx_runtime_find_the_same_points(ghostone: Path, photos: list[Photo], tmp_path: Path) -> None:
     """Needs a compiler: the C of the same checkpoint, through the whole landmarker."""
     from export.links_c import CRequest
