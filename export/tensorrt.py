@@ -130,7 +130,9 @@ def _configure(
     if options.hardware != "none":
         level = HARDWARE_LEVELS[options.hardware]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-    config.add_optimization_profile(_profile(builder, network, options.profile))
+    if config.add_optimization_profile(_profile(builder, network, options.profile)) < 0:
+        sizes = options.profile
+        raise InputError(f"{able.title} refuses the batches {sizes.min}, {sizes.opt}, {sizes.max} for this graph")
     return config
 
 

@@ -22,6 +22,7 @@ from export.chain import Report, verify_bundle
 from export.chain_engines import engine_steps
 from export.tensorrt_build import Request, build_engines
 from export.tensorrt_rules import BuildOptions
+from runtime.backends.choose import open_backend
 from runtime.backends.ort import OrtModel
 from runtime.backends.tensorrt import open_tensorrt
 from runtime.bundle import Bundle, read_arrays
@@ -121,6 +122,8 @@ def test_without_a_gpu_the_record_stands(install: Any, bundle: Path, monkeypatch
     assert report.passed
     told = next(r.detail for r in report.results if r.name == "measured")
     assert told.startswith("measured on Fake GPU, not again here: no GPU can be used")
+    choice = open_backend(Bundle.open(bundle))
+    assert choice.name == "onnx" and "tensorrt: TensorRT: no GPU can be used" in choice.why, "and auto says so"
     with pytest.raises(MissingBackendError, match=r"TensorRT: no GPU can be used.*--backend onnx"):
         open_tensorrt(Bundle.open(bundle))
 

@@ -46,7 +46,7 @@ def run(
     min_batch: Annotated[int, typer.Option("--min-batch", help="Smallest batch of faces.")] = 1,
     batch: Annotated[int, typer.Option("--batch", help="The batch to be fastest at.")] = 1,
     max_batch: Annotated[
-        int | None, typer.Option("--max-batch", help="Largest batch of faces. [default: 8, or --batch]")
+        int | None, typer.Option("--max-batch", help="Largest batch of faces; 8, or --batch if that is more.")
     ] = None,
     workspace: Annotated[int, typer.Option("--workspace", help="Most memory for the search, in MiB.")] = 1024,
     level: Annotated[int, typer.Option("--level", help="How long to search for fast kernels, 0 to 5.")] = 3,
