@@ -130,7 +130,7 @@ def kernels_of(name: str, int8: bool, calls: Calls) -> str:
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
     text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
-    text += "".join(only_needed(kernel, source_text(f"kernels/{kernel}.c"), calls) for kernel in isa.kernels)
+    text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), calls) for kernel in isa.kernels)
     return text + "".join(
         f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
     )

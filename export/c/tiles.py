@@ -6,7 +6,7 @@ The rules below repeat how the kernels cut their pixels. Were one wrong, results
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from export.c.ir import Dense
 from export.c.pack import panels
@@ -59,34 +59,62 @@ def few_sizes(pixels: int, vectors: int) -> set[int]:
     return sizes
 
 
-RULES: dict[str, Rule] = {"qgemm-s8-avx512vnni": nearly_equal}
-"""Kernel -> how it cuts pixels."""
+RULES: dict[Rule, tuple[str, ...]] = {
+    nearly_equal: (
+        "const int limit = n == 4 ? 6 : 8;",
+        "const int tiles = (a->pixels + limit - 1) / limit;",
+        "const int m = a->pixels / tiles, larger = a->pixels % tiles;",
+    ),
+    few_sizes: (
+        "const int tiles = (left + 5) / 6;\n        size = (left + tiles - 1) / tiles;",
+        "*count = left % tiles == 0 ? tiles : left % tiles;",
+        "if (vectors == 3 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {\n        size = 8;",
+        "} else if (vectors != 3 && left >= 14) {\n        size = 14;",
+        "size = left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1;",
+        "*count = left / size;",
+    ),
+}
+"""Rule -> the lines of a kernel that it repeats. A kernel that says something else keeps all its tiles."""
 
-_USE = re.compile(r"LM_TILE\((\d+), (\d+)(?:, \w+)?\)")
-_FUNCTION = re.compile(r"static (\w+) void (lm_q?tile)_##M##_##N\(const (\w+) \*a, const (\w+) \*t\)")
+
+def rule_of(source: str) -> Rule | None:
+    return next((rule for rule, lines in RULES.items() if all(line in source for line in lines)), None)
 
 
-def only_needed(kernel: str, source: str, calls: Iterable[tuple[int, int]]) -> str:
-    """A kernel's source with the tiles that the calls need; every other one falls back on the tile of one pixel."""
-    rule, function, first = RULES.get(kernel), _FUNCTION.search(source), _USE.search(source)
-    if rule is None or function is None or first is None:
+def _shrink(source: str, macro: str, needed: Callable[[int, int], bool]) -> str:
+    """Where LM_`macro`(M, N) makes a function, let those that are not needed call the one of a single pixel instead."""
+    pattern = r"static (\w+) void (\w+?)_##M##_##\w+\(const (\w+) \*a, const (\w+) \*t\)"
+    function = re.search(rf"#define LM_{macro}\(M, [^\n]*\n\s*{pattern}", source)
+    uses = re.compile(rf"LM_{macro}\((\d+), (\d+)(?:, \w+)?\)")
+    first = uses.search(source)
+    if function is None or first is None:
         return source
-    needed = {(size, vectors) for pixels, vectors in calls for size in rule(pixels, vectors)}
     target, name, arguments, tiles = function.groups()
     small = (
         "/* A size that this model does not use. */\n"
-        "#define LM_FEW(M, N)                                                              \\\n"
+        f"#define LM_FEW_{macro}(M, N) \\\n"
         f"    static {target} void {name}_##M##_##N(const {arguments} *a, const {tiles} *t) \\\n"
-        "    {                                                                             \\\n"
-        f"        {tiles} ones = *t;                                                        \\\n"
-        "        ones.count *= M;                                                          \\\n"
-        f"        {name}_1_##N(a, &ones);                                                   \\\n"
+        "    { \\\n"
+        f"        {tiles} ones = *t; \\\n"
+        "        ones.count *= M; \\\n"
+        f"        {name}_1_##N(a, &ones); \\\n"
         "    }\n\n"
     )
 
     def use(match: re.Match[str]) -> str:
         size, vectors = int(match[1]), int(match[2])
-        return match[0] if size == 1 or (size, vectors) in needed else f"LM_FEW({size}, {vectors})"
+        return match[0] if size == 1 or needed(size, vectors) else f"LM_FEW_{macro}({size}, {vectors})"
 
-    kept = _USE.sub(use, source)
+    kept = uses.sub(use, source)
     return kept[: first.start()] + small + kept[first.start() :] if kept != source else source
+
+
+def only_needed(source: str, calls: Calls) -> str:
+    """A kernel's source with the tiles that the calls need; the others fall back on the tile of one pixel."""
+    rule = rule_of(source)
+    if rule is None:
+        return source
+    needed = {(size, vectors) for pixels, vectors in calls for size in rule(pixels, vectors)}
+    alone = {size for size, vectors in needed if vectors == 1}
+    source = _shrink(source, "TILE", lambda size, vectors: (size, vectors) in needed)
+    return _shrink(source, "TAIL", lambda size, _: size in alone)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from export.c import reference
 from export.c.ir import Add, Concat, Dense, Graph, Pool, Relu
+from export.c.isas import source_text
 from export.c.layout import Layouts
 from export.c.pack import panels
 from export.c.passes import is_int8, optimise
 from export.c.plan import Plan, Tuning, input_rows, make_plan
 from export.c.quantised import face_formula
 from export.c.read import read, supported_ops
-from export.c.tiles import RULES, only_needed
+from export.c.tiles import RULES, nearly_equal, only_needed, rule_of
 from runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -183,16 +184,24 @@ LM_TILE(1, 1) LM_TILE(7, 1) LM_TILE(8, 1)
 
 
 def test_tiles_that_no_call_needs_fall_back_on_single_pixels() -> None:
-    short = only_needed("qgemm-s8-avx512vnni", KERNEL, {(56, 1)})
-    assert "LM_TILE(1, 1) LM_FEW(7, 1) LM_TILE(8, 1)" in short
-    assert "static LM_T void lm_qtile_##M##_##N(const lm_args *a, const lm_some *t)" in short.split("#define LM_FEW")[1]
-    assert only_needed("qgemm-s8-scalar", KERNEL, {(56, 1)}) == KERNEL
-    assert only_needed("qgemm-s8-avx512vnni", KERNEL, {(56, 1), (7, 1)}) == KERNEL
+    kernel = KERNEL + "\n".join(RULES[nearly_equal])
+    short = only_needed(kernel, frozenset({(56, 1)}))
+    assert "LM_TILE(1, 1) LM_FEW_TILE(7, 1) LM_TILE(8, 1)" in short
+    assert "static LM_T void lm_qtile_##M##_##N(const lm_args *a, const lm_some *t)" in short.split("LM_FEW_TILE")[1]
+    assert only_needed(kernel, frozenset({(56, 1), (7, 1)})) == kernel
+    other = kernel.replace("6 : 8", "5 : 8")
+    assert only_needed(other, frozenset({(56, 1)})) == other
+
+
+def test_the_widest_int8_kernel_is_cut_to_what_a_model_needs() -> None:
+    source = source_text("kernels/qgemm-s8-avx512vnni.c")
+    assert rule_of(source) is nearly_equal
+    assert "LM_FEW_TILE(2, 1)" in only_needed(source, frozenset({(56, 1)}))
 
 
 @given(st.integers(1, 300), st.integers(1, 4))
 def test_rules_for_tiles_cover_all_pixels(pixels: int, vectors: int) -> None:
-    for rule in RULES.values():
+    for rule in RULES:
         sizes = rule(pixels, vectors)
         assert sizes and min(sizes) >= 1 and max(sizes) <= (6 if vectors == 4 else 14)
         assert any(pixels % size == 0 for size in sizes) or len(sizes) > 1

@@ -4510,8 +4510,14 @@ static void lm_pixel(const lm_image *image, int32_t x, int32_t y, float *out)
     }
 }
 
+#if defined(__GNUC__)
+#define LM_APART __attribute__((noinline)) /* two callers, one copy */
+#else
+#define LM_APART
+#endif
+
 /* Bilinear; a tap outside the image is padding. */
-static void lm_crop(const lm_image *image, const lm_region *region, uint8_t *face)
+static LM_APART void lm_crop(const lm_image *image, const lm_region *region, uint8_t *face)
 {
     const double far_away = 4.0 * LM_MAX_SIDE;
     for (int oy = 0; oy < LM_INPUT_HEIGHT; oy++) {
