@@ -74,7 +74,15 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(small: Path) -> str:
+    """A page with everything on it, and one check of numbers as large as they get."""
     bundle = Bundle.open(small)
+    large = [
+        replace(a, checks=(replace(a.checks[0], value=12_345_678.0, limit=12_345_678.0), *a.checks[1:]))
+        if a.checks
+        else a
+        for a in bundle.manifest.artefacts
+    ]
+    bundle = replace(bundle, manifest=replace(bundle.manifest, artefacts=tuple(large)))
     return build_report(bundle, evaluation_of(bundle), bench_of(bundle))
 
 
@@ -236,6 +244,8 @@ def test_in_a_browser(browser: Chromium, page: str, tmp_path: Path, width: int, 
     assert browser.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     size = "[...document.querySelectorAll('h1,h2,p,figure,.link,.line')].filter(e => e.offsetWidth < 40).length"
     assert browser.evaluate(size) == 0, "something is squeezed to nothing"
+    spill = "[...document.querySelectorAll('.link,.tile,.card')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.evaluate(spill) == 0, "something is wider than its box"
     background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, re.findall(r"\d+", background)[:3])) > 380
     assert light != dark, background

@@ -64,6 +64,8 @@ def number(value: float, digits: int = 3) -> str:
         return "none"
     if value == 0:
         return "0"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.4g}M"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
