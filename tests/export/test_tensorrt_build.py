@@ -187,16 +187,16 @@ def test_interrupted_while_writing(install: Any, bundle: Path, monkeypatch: pyte
 
     real, calls = module.write_atomic, []
 
-    def third_fails(path: Path, write: Any) -> None:
+    def fourth_fails(path: Path, write: Any) -> None:
         calls.append(path)
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         real(path, write)
 
-    monkeypatch.setattr(module, "write_atomic", third_fails)
+    monkeypatch.setattr(module, "write_atomic", fourth_fails)
     with pytest.raises(KeyboardInterrupt):
-        build_engines(bundle, Request(("fp32", "fp16")), force=True)
-    assert len(calls) == 3 and snapshot(bundle) == before
+        build_engines(bundle, Request(("fp32", "fp16"), BuildOptions(level=4)), force=True)
+    assert len(calls) == 4 and snapshot(bundle) == before
 
 
 def test_building_twice_needs_force(install: Any, bundle: Path, behaviour: fake_tensorrt.Behaviour) -> None:
