@@ -278,8 +278,8 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     for layer in graph.layers:
         home, lane = layouts.home(layer.output)
         if id(home) not in homes:
-            step = layouts.pixel(home).lanes
             shape = home.shape
+            step = _pixel_step(graph, home, layouts.pixel(home).lanes)
             homes[id(home)] = Buffer(home.name, shape.height, step * shape.width * element(home), step, shape.height)
             buffers.append(homes[id(home)])
         places[id(layer.output)] = Place(homes[id(home)], lane, layouts.pixel(layer.output))
@@ -301,6 +301,17 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     if arena > MAX_ARENA:
         raise InputError(f"C export: the model needs {arena} bytes of working memory, the limit is {MAX_ARENA}")
     return Plan(graph, groups, places, buffers, arena, bound)
+
+
+def _pixel_step(graph: Graph, home: Tensor, lanes: int) -> int:
+    """Elements from pixel to pixel: an odd number of cache lines, so that a column of pixels spreads over the whole cache.
+
+    Maps that a larger kernel reads keep their pixels side by side.
+    """
+    whole = any(isinstance(layer, Dense) and layer.kernel > 1 for layer in graph.consumers(home))
+    if home.step is not None or home.shape.height == 1 or whole:
+        return lanes
+    return lanes + VECTOR * (1 - lanes // VECTOR % 2)
 
 
 def _lifetimes(groups: list[Group], places: dict[int, Place], graph: Graph) -> None:

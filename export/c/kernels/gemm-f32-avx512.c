@@ -17,10 +17,11 @@
 #define LM_EACH_8(X) LM_EACH_7(X) X(7)
 
 /* Each of these exists for 1..4 vectors: start an accumulator, add the addend, load weights, multiply, store. */
-#define LM_BIAS_1(i) __m512 s##i##_0 = b0;
-#define LM_BIAS_2(i) LM_BIAS_1(i) __m512 s##i##_1 = b1;
-#define LM_BIAS_3(i) LM_BIAS_2(i) __m512 s##i##_2 = b2;
-#define LM_BIAS_4(i) LM_BIAS_3(i) __m512 s##i##_3 = b3;
+#define LM_BIAS(i, v) __m512 s##i##_##v = _mm512_loadu_ps(bias + v * 16);
+#define LM_BIAS_1(i) LM_BIAS(i, 0)
+#define LM_BIAS_2(i) LM_BIAS_1(i) LM_BIAS(i, 1)
+#define LM_BIAS_3(i) LM_BIAS_2(i) LM_BIAS(i, 2)
+#define LM_BIAS_4(i) LM_BIAS_3(i) LM_BIAS(i, 3)
 #define LM_PLUS(i, v) s##i##_##v = _mm512_add_ps(s##i##_##v, _mm512_loadu_ps(add + v * 16));
 #define LM_PLUS_1(i) LM_PLUS(i, 0) add += add_step;
 #define LM_PLUS_2(i) LM_PLUS(i, 1) LM_PLUS_1(i)
@@ -30,34 +31,33 @@
 #define LM_W_2 LM_W_1 const __m512 w1 = _mm512_loadu_ps(w + 16);
 #define LM_W_3 LM_W_2 const __m512 w2 = _mm512_loadu_ps(w + 32);
 #define LM_W_4 LM_W_3 const __m512 w3 = _mm512_loadu_ps(w + 48);
-#define LM_B_1 const __m512 b0 = _mm512_loadu_ps(bias);
-#define LM_B_2 LM_B_1 const __m512 b1 = _mm512_loadu_ps(bias + 16);
-#define LM_B_3 LM_B_2 const __m512 b2 = _mm512_loadu_ps(bias + 32);
-#define LM_B_4 LM_B_3 const __m512 b3 = _mm512_loadu_ps(bias + 48);
+#if defined(__GNUC__) /* compilers that may choose keep the sums in memory */
+#define LM_MUL(i, v) __asm__("vfmadd231ps %2, %1, %0" : "+v"(s##i##_##v) : "v"(x), "v"(w##v));
+#else
 #define LM_MUL(i, v) s##i##_##v = _mm512_fmadd_ps(x, w##v, s##i##_##v);
+#endif
 #define LM_X(i) const __m512 x = _mm512_set1_ps(x##i[k]);
 #define LM_FMA_1(i) { LM_X(i) LM_MUL(i, 0) }
 #define LM_FMA_2(i) { LM_X(i) LM_MUL(i, 0) LM_MUL(i, 1) }
 #define LM_FMA_3(i) { LM_X(i) LM_MUL(i, 0) LM_MUL(i, 1) LM_MUL(i, 2) }
 #define LM_FMA_4(i) { LM_X(i) LM_MUL(i, 0) LM_MUL(i, 1) LM_MUL(i, 2) LM_MUL(i, 3) }
-#define LM_PUT(i, v) _mm512_storeu_ps(y + v * 16, _mm512_max_ps(low, s##i##_##v)); /* keeps NaN */
+#define LM_PUT(i, v) _mm512_storeu_ps(y + v * 16, _mm512_max_ps(_mm512_set1_ps(t->low), s##i##_##v)); /* keeps NaN */
 #define LM_PUT_1(i) LM_PUT(i, 0) y += y_step;
 #define LM_PUT_2(i) LM_PUT(i, 1) LM_PUT_1(i)
 #define LM_PUT_3(i) LM_PUT(i, 2) LM_PUT_2(i)
 #define LM_PUT_4(i) LM_PUT(i, 3) LM_PUT_3(i)
 #define LM_POINT(i) const float *x##i = base + (size_t)i * x_step;
 
-/* `count` tiles of M pixels, one behind the other. */
+/* `count` tiles of M pixels, one behind the other. Bias and lower limit are read when needed: kept in registers they would
+   push the weights out. */
 #define LM_TILE(M, N)                                                                                                  \
     static LM_TARGET_AVX512 void lm_tile_##M##_##N(const lm_gemm_args *a, const lm_tiles *t)                           \
     {                                                                                                                  \
         const size_t x_step = a->x_step, y_step = a->y_step, add_step = a->add_step, next_step = t->next_step;         \
         const float *bias = a->bias + t->lane, *next = t->next;                                                        \
         const float *add = a->add == NULL ? NULL : a->add + t->pixel * add_step + t->lane;                             \
-        const __m512 low = _mm512_set1_ps(a->relu ? 0.0f : -INFINITY);                                                 \
         float *y = a->y + t->pixel * y_step + t->lane;                                                                 \
         size_t pixel = t->pixel;                                                                                       \
-        LM_B_##N                                                                                                       \
         for (int tile = 0; tile < t->count; tile++) {                                                                  \
             const float *w = t->w;                                                                                     \
             LM_EACH_##M(LM_BIAS_##N)                                                                                   \
@@ -86,6 +86,7 @@ typedef struct lm_tiles {
     size_t next_step;
     size_t lane;
     size_t pixel;
+    float low;
     int count;
 } lm_tiles;
 
@@ -110,6 +111,7 @@ static LM_TARGET_AVX512 void lm_gemm_avx512(const lm_gemm_args *a)
     lm_tiles t;
     t.w = a->w;
     t.lane = 0;
+    t.low = a->relu ? 0.0f : -INFINITY;
     while (left > 0) {
         const int panels = (left + 3) / 4;
         const int n = (left + panels - 1) / panels;

@@ -18,17 +18,20 @@
     const __m512i lower_low = _mm512_unpacklo_epi8(r2, r2), lower_high = _mm512_unpackhi_epi8(r2, r2); \
     const __m512i d0 = _mm512_unpacklo_epi16(upper_low, lower_low), d1 = _mm512_unpackhi_epi16(upper_low, lower_low); \
     const __m512i d2 = _mm512_unpacklo_epi16(upper_high, lower_high), d3 = _mm512_unpackhi_epi16(upper_high, lower_high);
-#define LM_DW_EDGE(q) __m512i middle##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), pad, w0##q);
+#define LM_DW_EDGE(q) __m512i middle##q = LM_DW_BIAS(q); LM_SUM_PRODUCTS(middle##q, pad, w0##q)
 #define LM_DW_DECLARE(q) __m512i left##q, right##q = LM_DW_BIAS(q);
-#define LM_DW_FIRST(q) middle##q = _mm512_dpbusd_epi32(middle##q, d##q, w1##q); right##q = _mm512_dpbusd_epi32(right##q, d##q, w0##q);
-#define LM_DW_NEXT(q)                                               \
-    left##q = _mm512_dpbusd_epi32(middle##q, d##q, w2##q);          \
-    middle##q = _mm512_dpbusd_epi32(right##q, d##q, w1##q);         \
-    right##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), d##q, w0##q);
-#define LM_DW_LAST(q) left##q = _mm512_dpbusd_epi32(middle##q, pad, w2##q);
-#define LM_DW_EVEN(q) left##q = _mm512_dpbusd_epi32(middle##q, d##q, w1##q);
-#define LM_DW_ODD(q) left##q = _mm512_dpbusd_epi32(left##q, d##q, w2##q); middle##q = _mm512_dpbusd_epi32(LM_DW_BIAS(q), d##q, w0##q);
-#define LM_DW_OUTSIDE(q) left##q = _mm512_dpbusd_epi32(left##q, pad, w2##q);
+#define LM_DW_FIRST(q) LM_SUM_PRODUCTS(middle##q, d##q, w1##q) LM_SUM_PRODUCTS(right##q, d##q, w0##q)
+#define LM_DW_NEXT(q)                        \
+    left##q = middle##q;                     \
+    middle##q = right##q;                    \
+    right##q = LM_DW_BIAS(q);                \
+    LM_SUM_PRODUCTS(left##q, d##q, w2##q)    \
+    LM_SUM_PRODUCTS(middle##q, d##q, w1##q)  \
+    LM_SUM_PRODUCTS(right##q, d##q, w0##q)
+#define LM_DW_LAST(q) left##q = middle##q; LM_SUM_PRODUCTS(left##q, pad, w2##q)
+#define LM_DW_EVEN(q) left##q = middle##q; LM_SUM_PRODUCTS(left##q, d##q, w1##q)
+#define LM_DW_ODD(q) LM_SUM_PRODUCTS(left##q, d##q, w2##q) middle##q = LM_DW_BIAS(q); LM_SUM_PRODUCTS(middle##q, d##q, w0##q)
+#define LM_DW_OUTSIDE(q) LM_SUM_PRODUCTS(left##q, pad, w2##q)
 #define LM_DW_SCALED(q) _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(left##q), _mm512_loadu_ps(scale + q * 16)))
 /* Packing undoes the interleaving: 64 codes in channel order. */
 #define LM_DW_PUT(at)                                                                                              \

@@ -22,6 +22,13 @@
 #define LM_ALONE_512(value) { volatile __m512 lm_kept = (value); (value) = lm_kept; }
 #endif
 
+/* sum += four products per lane. Compilers that may choose copy the sums around. */
+#if defined(__GNUC__)
+#define LM_SUM_PRODUCTS(sum, x, w) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else
+#define LM_SUM_PRODUCTS(sum, x, w) sum = _mm512_dpbusd_epi32(sum, x, w);
+#endif
+
 #define LM_START(i, v) __m512i s##i##_##v = _mm512_loadu_si512((const void *)(bias + v * 16));
 #define LM_START_1(i) LM_START(i, 0)
 #define LM_START_2(i) LM_START_1(i) LM_START(i, 1)
@@ -32,22 +39,25 @@
 #define LM_W_2 LM_W_1 LM_W(1)
 #define LM_W_3 LM_W_2 LM_W(2)
 #define LM_W_4 LM_W_3 LM_W(3)
-#define LM_DOT(i, v) s##i##_##v = _mm512_dpbusd_epi32(s##i##_##v, x, w##v);
+#define LM_DOT(i, v) LM_SUM_PRODUCTS(s##i##_##v, x, w##v)
 #define LM_X(i) const __m512i x = _mm512_set1_epi32(lm_load_4(x##i + k));
 #define LM_DOT_1(i) { LM_X(i) LM_DOT(i, 0) }
 #define LM_DOT_2(i) { LM_X(i) LM_DOT(i, 0) LM_DOT(i, 1) }
 #define LM_DOT_3(i) { LM_X(i) LM_DOT(i, 0) LM_DOT(i, 1) LM_DOT(i, 2) }
 #define LM_DOT_4(i) { LM_X(i) LM_DOT(i, 0) LM_DOT(i, 1) LM_DOT(i, 2) LM_DOT(i, 3) }
 #define LM_POINT(i) const uint8_t *x##i = base + (size_t)i * x_step;
-#define LM_PUT_1(i) lm_put(&put, s##i##_0, zero, zero, zero, 1);
-#define LM_PUT_2(i) lm_put(&put, s##i##_0, s##i##_1, zero, zero, 2);
-#define LM_PUT_3(i) lm_put(&put, s##i##_0, s##i##_1, s##i##_2, zero, 3);
-#define LM_PUT_4(i) lm_put(&put, s##i##_0, s##i##_1, s##i##_2, s##i##_3, 4);
+#define LM_KEEP(i, v, n) _mm512_store_si512((void *)(sums + (i * n + v) * 16), s##i##_##v);
+#define LM_KEEP_1(i) LM_KEEP(i, 0, 1)
+#define LM_KEEP_2(i) LM_KEEP(i, 0, 2) LM_KEEP(i, 1, 2)
+#define LM_KEEP_3(i) LM_KEEP(i, 0, 3) LM_KEEP(i, 1, 3) LM_KEEP(i, 2, 3)
+#define LM_KEEP_4(i) LM_KEEP(i, 0, 4) LM_KEEP(i, 1, 4) LM_KEEP(i, 2, 4) LM_KEEP(i, 3, 4)
 
 #if defined(__GNUC__)
 #define LM_FORCE_INLINE static inline __attribute__((always_inline))
+#define LM_APART static __attribute__((noinline))
 #else
 #define LM_FORCE_INLINE static inline
+#define LM_APART static
 #endif
 
 LM_FORCE_INLINE LM_TARGET_AVX512 int32_t lm_load_4(const uint8_t *p)
@@ -69,9 +79,9 @@ typedef struct lm_qput {
     int low;
 } lm_qput;
 
-LM_FORCE_INLINE LM_TARGET_AVX512 __m512 lm_scaled(const lm_qput *put, __m512i sum, int v)
+LM_FORCE_INLINE LM_TARGET_AVX512 __m512 lm_scaled(const lm_qput *put, const int32_t *sums, int v)
 {
-    __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(put->scale + v * 16));
+    __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512((const void *)(sums + v * 16))), _mm512_loadu_ps(put->scale + v * 16));
     if (put->add != NULL) {
         const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(put->add + v * 16));
         const __m512i codes = _mm512_cvtepi8_epi32(_mm_xor_si128(bytes, _mm_set1_epi8(-128)));
@@ -83,36 +93,53 @@ LM_FORCE_INLINE LM_TARGET_AVX512 __m512 lm_scaled(const lm_qput *put, __m512i su
     return value;
 }
 
-/* One pixel: up to 64 sums become codes (or floats). Codes are stored 64 at a time: what follows in the run is written later. */
-LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, __m512i s0, __m512i s1, __m512i s2, __m512i s3, int n)
+/* Sums of `pixels` pixels, n vectors each, become codes (or floats). Codes are stored 64 at a time: what follows in the run is
+   written later. */
+LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, const int32_t *sums, int pixels, int n)
 {
-    const __m512 f0 = lm_scaled(put, s0, 0), f1 = n > 1 ? lm_scaled(put, s1, 1) : f0;
-    const __m512 f2 = n > 2 ? lm_scaled(put, s2, 2) : f0, f3 = n > 3 ? lm_scaled(put, s3, 3) : f0;
-    if (put->y_float != NULL) {
-        const __m512 low = _mm512_set1_ps(put->low == 0 ? 0.0f : -INFINITY);
-        _mm512_storeu_ps(put->y_float, _mm512_max_ps(low, f0));
-        if (n > 1) {
-            _mm512_storeu_ps(put->y_float + 16, _mm512_max_ps(low, f1));
-        }
-        if (n > 2) {
-            _mm512_storeu_ps(put->y_float + 32, _mm512_max_ps(low, f2));
-        }
-        if (n > 3) {
-            _mm512_storeu_ps(put->y_float + 48, _mm512_max_ps(low, f3));
-        }
-        put->y_float += put->y_step;
-    } else {
-        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        const __m512i a = _mm512_packs_epi32(_mm512_cvtps_epi32(f0), _mm512_cvtps_epi32(f1));
-        const __m512i b = n > 2 ? _mm512_packs_epi32(_mm512_cvtps_epi32(f2), _mm512_cvtps_epi32(f3)) : a;
-        __m512i codes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b));
-        codes = _mm512_max_epi8(codes, _mm512_set1_epi8((char)put->low));
-        _mm512_storeu_si512((void *)put->y, _mm512_xor_si512(codes, _mm512_set1_epi8(-128)));
-        put->y += put->y_step;
-        if (put->add != NULL) {
-            put->add += put->add_step;
+    const __m512 least = _mm512_set1_ps(put->low == 0 ? 0.0f : -INFINITY);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i low = _mm512_set1_epi8((char)put->low), flip = _mm512_set1_epi8(-128);
+    for (int p = 0; p < pixels; p++) {
+        const __m512 f0 = lm_scaled(put, sums, 0), f1 = n > 1 ? lm_scaled(put, sums, 1) : f0;
+        const __m512 f2 = n > 2 ? lm_scaled(put, sums, 2) : f0, f3 = n > 3 ? lm_scaled(put, sums, 3) : f0;
+        sums += n * 16;
+        if (put->y_float != NULL) {
+            _mm512_storeu_ps(put->y_float, _mm512_max_ps(least, f0));
+            if (n > 1) {
+                _mm512_storeu_ps(put->y_float + 16, _mm512_max_ps(least, f1));
+            }
+            if (n > 2) {
+                _mm512_storeu_ps(put->y_float + 32, _mm512_max_ps(least, f2));
+            }
+            if (n > 3) {
+                _mm512_storeu_ps(put->y_float + 48, _mm512_max_ps(least, f3));
+            }
+            put->y_float += put->y_step;
+        } else {
+            const __m512i a = _mm512_packs_epi32(_mm512_cvtps_epi32(f0), _mm512_cvtps_epi32(f1));
+            const __m512i b = n > 2 ? _mm512_packs_epi32(_mm512_cvtps_epi32(f2), _mm512_cvtps_epi32(f3)) : a;
+            const __m512i codes = _mm512_max_epi8(_mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b)), low);
+            _mm512_storeu_si512((void *)put->y, _mm512_xor_si512(codes, flip));
+            put->y += put->y_step;
+            if (put->add != NULL) {
+                put->add += put->add_step;
+            }
         }
     }
+}
+
+/* For tiles whose sums the constants of lm_put would push out of the registers. */
+LM_APART LM_TARGET_AVX512 void lm_put_3(lm_qput *put, const int32_t *sums, int pixels, int n)
+{
+    (void)n;
+    lm_put(put, sums, pixels, 3);
+}
+
+LM_APART LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
+{
+    (void)n;
+    lm_put(put, sums, pixels, 4);
 }
 
 typedef struct lm_qtiles {
@@ -123,12 +150,12 @@ typedef struct lm_qtiles {
 } lm_qtiles;
 
 /* `count` tiles of M pixels, one behind the other. */
-#define LM_TILE(M, N)                                                                                                  \
+#define LM_TILE(M, N, PUT)                                                                                                 \
     static LM_TARGET_AVX512 void lm_qtile_##M##_##N(const lm_qgemm_args *a, const lm_qtiles *t)                    \
     {                                                                                                                  \
         const size_t x_step = a->x_step;                                                                               \
         const int32_t *bias = a->bias + t->lane;                                                                       \
-        const __m512i zero = _mm512_setzero_si512();                                                                   \
+        int32_t LM_ALIGNED sums[M * N * 16];                                                                           \
         size_t pixel = t->pixel;                                                                                       \
         lm_qput put;                                                                                                   \
         put.scale = a->scale + t->lane;                                                                                \
@@ -139,7 +166,6 @@ typedef struct lm_qtiles {
         put.add_step = a->add_step;                                                                                    \
         put.add_scale = a->add_scale;                                                                                  \
         put.low = a->low;                                                                                              \
-        (void)zero;                                                                                                    \
         for (int tile = 0; tile < t->count; tile++) {                                                                  \
             const int8_t *w = t->w;                                                                                    \
             LM_EACH_##M(LM_START_##N)                                                                                  \
@@ -152,15 +178,20 @@ typedef struct lm_qtiles {
                     w += N * 64;                                                                                       \
                 }                                                                                                      \
             }                                                                                                          \
-            LM_EACH_##M(LM_PUT_##N)                                                                                    \
+            LM_EACH_##M(LM_KEEP_##N)                                                                                   \
+            PUT(&put, sums, M, N);                                                                                     \
             pixel += M;                                                                                                \
         }                                                                                                              \
     }
 
-LM_TILE(1, 1) LM_TILE(2, 1) LM_TILE(3, 1) LM_TILE(4, 1) LM_TILE(5, 1) LM_TILE(6, 1) LM_TILE(7, 1) LM_TILE(8, 1)
-LM_TILE(1, 2) LM_TILE(2, 2) LM_TILE(3, 2) LM_TILE(4, 2) LM_TILE(5, 2) LM_TILE(6, 2) LM_TILE(7, 2) LM_TILE(8, 2)
-LM_TILE(1, 3) LM_TILE(2, 3) LM_TILE(3, 3) LM_TILE(4, 3) LM_TILE(5, 3) LM_TILE(6, 3) LM_TILE(7, 3) LM_TILE(8, 3)
-LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6, 4)
+LM_TILE(1, 1, lm_put) LM_TILE(2, 1, lm_put) LM_TILE(3, 1, lm_put) LM_TILE(4, 1, lm_put)
+LM_TILE(5, 1, lm_put) LM_TILE(6, 1, lm_put) LM_TILE(7, 1, lm_put) LM_TILE(8, 1, lm_put)
+LM_TILE(1, 2, lm_put) LM_TILE(2, 2, lm_put) LM_TILE(3, 2, lm_put) LM_TILE(4, 2, lm_put)
+LM_TILE(5, 2, lm_put) LM_TILE(6, 2, lm_put) LM_TILE(7, 2, lm_put) LM_TILE(8, 2, lm_put)
+LM_TILE(1, 3, lm_put) LM_TILE(2, 3, lm_put) LM_TILE(3, 3, lm_put) LM_TILE(4, 3, lm_put)
+LM_TILE(5, 3, lm_put_3) LM_TILE(6, 3, lm_put_3) LM_TILE(7, 3, lm_put) LM_TILE(8, 3, lm_put)
+LM_TILE(1, 4, lm_put) LM_TILE(2, 4, lm_put) LM_TILE(3, 4, lm_put) LM_TILE(4, 4, lm_put)
+LM_TILE(5, 4, lm_put_4) LM_TILE(6, 4, lm_put)
 
 typedef void (*lm_qtile_fn)(const lm_qgemm_args *a, const lm_qtiles *t);
 

@@ -1,0 +1,234 @@
+/* Float kernels alone: compared with sums in double, and timed. The including file names the kernel under test:
+   gemm_tested, dw_tested, and defines the shapes. */
+#include "kernels.h"
+
+#define CANARY 1234.5f
+
+/* Allowed: half a unit for every operation on the way, of the sum of magnitudes. */
+static int beyond(float found, double exact, double magnitude, int terms)
+{
+    return !(fabs((double)found - exact) <= (terms + 2) * 0x1p-24 * magnitude + 1e-37);
+}
+
+static int check_gemm(const gemm_shape *s, size_t shift)
+{
+    lm_span runs[64];
+    size_t reach = 0, k_total = 0;
+    lm_gemm_args a;
+    for (int r = 0; r < s->run_count; r++) {
+        const size_t end = (size_t)(s->runs[r][0] + s->runs[r][1]);
+        reach = end > reach ? end : reach;
+        k_total += (size_t)s->runs[r][1];
+    }
+    const size_t x_size = (size_t)(s->pixels - 1) * (size_t)s->x_step + reach, lanes = (size_t)s->vectors * 16;
+    float *x = (float *)room(x_size * 4, shift), *w = (float *)room(k_total * lanes * 4, 0);
+    float *bias = (float *)room(lanes * 4, 0), *add = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
+    float *y = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
+    for (size_t i = 0; i < x_size; i++) {
+        x[i] = random_float();
+    }
+    for (size_t i = 0; i < k_total * lanes; i++) {
+        w[i] = random_float();
+    }
+    for (size_t i = 0; i < lanes; i++) {
+        bias[i] = random_float();
+    }
+    for (int i = 0; i < s->pixels * s->y_step; i++) {
+        add[i] = random_float();
+        y[i] = CANARY;
+    }
+    for (int r = 0; r < s->run_count; r++) {
+        runs[r].x = x + s->runs[r][0];
+        runs[r].length = (size_t)s->runs[r][1];
+    }
+    memset(&a, 0, sizeof a);
+    a.runs = runs;
+    a.run_count = s->run_count;
+    a.x_step = (size_t)s->x_step;
+    a.k_total = k_total;
+    a.w = w;
+    a.bias = bias;
+    a.y = y;
+    a.y_step = (size_t)s->y_step;
+    a.add = s->add ? add : NULL;
+    a.add_step = (size_t)s->y_step;
+    a.vectors = s->vectors;
+    a.pixels = s->pixels;
+    a.relu = s->relu;
+    a.next = w;
+    a.next_lines = k_total * lanes / 16;
+    gemm_tested(&a);
+    const float *panel = w;
+    int left = s->vectors;
+    size_t lane = 0;
+    while (left > 0) {
+        const int panels = (left + 3) / 4, n = (left + panels - 1) / panels;
+        for (int p = 0; p < s->pixels; p++) {
+            for (int i = 0; i < n * 16; i++) {
+                const size_t at = lane + (size_t)i, out = (size_t)(p * s->y_step) + at;
+                double exact = (double)bias[at] + (s->add ? (double)add[out] : 0.0), magnitude = fabs(exact);
+                size_t k = 0;
+                for (int r = 0; r < s->run_count; r++) {
+                    for (size_t j = 0; j < runs[r].length; j++, k++) {
+                        const double term = (double)runs[r].x[(size_t)(p * s->x_step) + j] * (double)panel[k * (size_t)n * 16 + (size_t)i];
+                        exact += term;
+                        magnitude += fabs(term);
+                    }
+                }
+                exact = s->relu && exact < 0.0 ? 0.0 : exact;
+                if (beyond(y[out], exact, magnitude, (int)k_total)) {
+                    printf("gemm %s: pixel %d lane %zu: %.9g, exactly %.9g\n", s->name, p, at, (double)y[out], exact);
+                    return 1;
+                }
+            }
+        }
+        panel += k_total * (size_t)n * 16;
+        lane += (size_t)n * 16;
+        left -= n;
+    }
+    for (int p = 0; p < s->pixels; p++) {
+        for (int i = s->vectors * 16; i < s->y_step; i++) {
+            if (y[p * s->y_step + i] != CANARY) {
+                printf("gemm %s: writes beside its lanes\n", s->name);
+                return 1;
+            }
+        }
+    }
+    if (timing) {
+        double seconds;
+        FASTEST(seconds, gemm_tested(&a))
+        report("gemm", s->name, s->macs, seconds);
+    }
+    free((char *)x - shift);
+    free(w);
+    free(bias);
+    free(add);
+    free(y);
+    return 0;
+}
+
+static int check_dw(const dw_shape *s, int rows, int missing)
+{
+    const int out = (s->width + s->stride - 1) / s->stride, reads = (rows - 1) * s->stride + 3;
+    const size_t lanes = (size_t)s->vectors * 16, x_row = (size_t)(s->width * s->x_step), y_row = (size_t)(out * s->y_step);
+    float *x = (float *)room(x_row * 4 * (size_t)reads, 0), *w = (float *)room(lanes * 36, 0), *bias = (float *)room(lanes * 4, 0);
+    float *y = (float *)room(y_row * 4 * 2, 0);
+    lm_dw_args a;
+    for (size_t i = 0; i < x_row * (size_t)reads; i++) {
+        x[i] = random_float();
+    }
+    for (size_t i = 0; i < lanes * 9; i++) {
+        w[i] = random_float();
+    }
+    for (size_t i = 0; i < lanes; i++) {
+        bias[i] = random_float();
+    }
+    for (size_t i = 0; i < 2 * y_row; i++) {
+        y[i] = CANARY;
+    }
+    memset(&a, 0, sizeof a);
+    for (int k = 0; k < reads; k++) {
+        const int outside = (k == 0 && (missing & 1)) || (k == reads - 1 && (missing & 2));
+        a.x[k] = outside ? NULL : x + (size_t)k * x_row;
+    }
+    a.x_step = (size_t)s->x_step;
+    a.in_width = s->width;
+    a.stride = s->stride;
+    a.w = w;
+    a.bias = bias;
+    a.y[0] = y;
+    a.y[1] = y + y_row;
+    a.rows = rows;
+    a.y_step = (size_t)s->y_step;
+    a.out_width = out;
+    a.vectors = s->vectors;
+    a.relu = s->relu;
+    dw_tested(&a);
+    for (int row = 0; row < rows; row++) {
+        for (int ox = 0; ox < out; ox++) {
+            for (size_t c = 0; c < (size_t)s->y_step; c++) {
+                const float found = y[(size_t)row * y_row + (size_t)(ox * s->y_step) + c];
+                double exact, magnitude;
+                if (c >= lanes) {
+                    if (found != CANARY) {
+                        printf("dw %s: writes beside its lanes\n", s->name);
+                        return 1;
+                    }
+                    continue;
+                }
+                exact = (double)bias[c];
+                magnitude = fabs(exact);
+                for (int dy = 0; dy < 3; dy++) {
+                    for (int dx = 0; dx < 3; dx++) {
+                        const int ix = ox * s->stride + dx - 1;
+                        const float *from = a.x[row * s->stride + dy];
+                        if (from != NULL && ix >= 0 && ix < s->width) {
+                            const double term = (double)from[(size_t)(ix * s->x_step) + c] * (double)w[c / 16 * 144 + (size_t)(dy * 3 + dx) * 16 + c % 16];
+                            exact += term;
+                            magnitude += fabs(term);
+                        }
+                    }
+                }
+                exact = s->relu && exact < 0.0 ? 0.0 : exact;
+                if (beyond(found, exact, magnitude, 9)) {
+                    printf("dw %s: row %d pixel %d lane %zu: %.9g, exactly %.9g\n", s->name, row, ox, c, (double)found, exact);
+                    return 1;
+                }
+            }
+        }
+    }
+    if (timing && missing == 0 && rows == 3 - s->stride) {
+        double seconds;
+        FASTEST(seconds, dw_tested(&a))
+        report("dw", s->name, s->macs * rows, seconds);
+    }
+    free(x);
+    free(w);
+    free(bias);
+    free(y);
+    return 0;
+}
+
+/* A product of random extents, runs and gaps. */
+static int random_gemm(void)
+{
+    int runs[6][2], at = 0;
+    gemm_shape s = {"random", 1 + random_below(20), 1 + random_below(4), NULL, 0, 1 + random_below(9), 0, 0, 0, 0, 0};
+    for (int r = 0; r < s.run_count; r++) {
+        runs[r][0] = at + random_below(4);
+        runs[r][1] = 1 + random_below(19);
+        at = runs[r][0] + runs[r][1];
+    }
+    s.runs = (const int (*)[2])runs;
+    s.x_step = 1 + random_below(at + 4);
+    s.y_step = 16 * (s.vectors + random_below(3));
+    s.relu = random_below(2);
+    s.add = random_below(2);
+    return check_gemm(&s, (size_t)(random_below(16) * 4));
+}
+
+static int random_dw(void)
+{
+    dw_shape s = {"random", 1 + random_below(19), 1 + random_below(2), 0, 1 + random_below(3), 0, 0, random_below(2), 0};
+    s.x_step = 16 * (s.vectors + random_below(3));
+    s.y_step = 16 * (s.vectors + random_below(3));
+    return check_dw(&s, 1 + random_below(2), random_below(4));
+}
+
+static int check_all(long count)
+{
+    long bad = 0;
+    for (size_t i = 0; i < sizeof gemm_shapes / sizeof *gemm_shapes; i++) {
+        bad += check_gemm(&gemm_shapes[i], 0);
+    }
+    for (size_t i = 0; i < sizeof dw_shapes / sizeof *dw_shapes; i++) {
+        for (int missing = 0; missing < 4; missing++) {
+            bad += check_dw(&dw_shapes[i], 1, missing) + check_dw(&dw_shapes[i], 2, missing);
+        }
+    }
+    timing = 0;
+    for (long i = 0; i < count && bad == 0; i++) {
+        bad += random_gemm() + random_dw();
+    }
+    return bad != 0;
+}
