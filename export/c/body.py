@@ -53,7 +53,11 @@ def _pack_float(plan: Plan) -> tuple[NDArray[np.float32], dict[int, Weights]]:
     for layer in layer_of(plan):
         if isinstance(layer, (Dense, Depthwise)) and layer.steps is None:
             pixel = plan.place(layer.output).pixel
-            parts.extend(pack_dense(layer, pixel) if isinstance(layer, Dense) else pack_depthwise(layer, pixel))
+            if isinstance(layer, Dense):
+                spans = plan.place(layer.inputs[0]).pixel.spans()
+                parts.extend(pack_dense(layer, pixel, [count for _, count in spans]))
+            else:
+                parts.extend(pack_depthwise(layer, pixel))
             owners.append(layer)
     blob, at = pack_all(parts)
     return blob, {id(layer): Weights(at[2 * i], at[2 * i + 1]) for i, layer in enumerate(owners)}

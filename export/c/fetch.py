@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.c.ir import Dense
-from export.c.pack import Weights, panels
+from export.c.pack import Weights, panels, tail_group
 from export.c.plan import Plan
 
 LINE = 16
 """Floats per cache line."""
 AHEAD = 600 << 10
 """Bytes of weights that may wait in the second-level cache."""
+
+
+TILE = {1: 14, 2: 14, 3: 8, 4: 6}
+"""Pixels per tile of the widest kernel, by the vectors of a panel."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Fetch:
 
 def tiles(pixels: int, vectors: int) -> int:
     """How many tiles the widest kernel cuts a product into; each asks for one line per input channel."""
-    return sum(-(-pixels // (6 if size == 4 else 8)) for size in panels(vectors))
+    return sum(-(-pixels // TILE[size]) for size in panels(vectors))
 
 
 def plan_fetches(plan: Plan, weights: dict[int, Weights], total: int) -> dict[int, Fetch]:
@@ -44,7 +48,9 @@ def plan_fetches(plan: Plan, weights: dict[int, Weights], total: int) -> dict[in
                 continue
             pixels = layer.output.shape.height * layer.output.shape.width
             room = min(
-                tiles(pixels, place.vectors) * k_total, (total - cursor) // LINE, (end + AHEAD // 4 - cursor) // LINE
+                tiles(pixels, place.vectors - (tail_group(layer, place) > 0)) * k_total,
+                (total - cursor) // LINE,
+                (end + AHEAD // 4 - cursor) // LINE,
             )
             lines = max(0, room // k_total * k_total)
             if lines:

@@ -41,7 +41,7 @@ F32: dict[str, Isa] = {
     "avx2": Isa(
         "defined(__AVX2__) && defined(__FMA__)",
         "AVX2",
-        ("vector-f32-avx2", "gemm-f32-block", "dw3x3-f32-block"),
+        ("vector-f32-avx2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
         ("block",) * 2,
         target="avx2,fma",
         needs=("AVX2", "FMA"),
@@ -49,17 +49,17 @@ F32: dict[str, Isa] = {
     "neon": Isa(
         "defined(__ARM_NEON) && defined(__aarch64__)",
         "NEON",
-        ("vector-f32-neon", "gemm-f32-block", "dw3x3-f32-block"),
+        ("vector-f32-neon", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
         ("block",) * 2,
     ),
     "sse2": Isa(
         "defined(__SSE2__)",
         "SSE2",
-        ("vector-f32-sse2", "gemm-f32-block", "dw3x3-f32-block"),
+        ("vector-f32-sse2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
         ("block",) * 2,
         target="",
     ),
-    "scalar": Isa("1", "C99", ("gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2, target=""),
+    "scalar": Isa("1", "C99", ("gemm-f32-tail", "gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2, target=""),
 }
 """Float kernels, best first."""
 

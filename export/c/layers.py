@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from export.c.fetch import Fetch
 from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
 from export.c.names import comment_text
-from export.c.pack import Weights
+from export.c.pack import Weights, tail_group
 from export.c.passes import describe
 from export.c.plan import Buffer, Group, InputLayer, Plan, Step, gemm_mode
 
@@ -110,6 +110,7 @@ class LayerWriter:
     def _gemm_tail(self, layer: Dense, pixels: str) -> str:
         place, at, fetch = self.plan.place(layer.output), self.weights[id(layer)], self.fetches.get(id(layer))
         add = layer.inputs[1] if len(layer.inputs) > 1 else None
+        tail = tail_group(layer, place.pixel)
         values: dict[str, object] = {
             "w": f"lm_weights + {at.weights}",
             "bias": f"lm_weights + {at.bias}",
@@ -117,7 +118,8 @@ class LayerWriter:
             "y_step": place.buffer.pixel_step,
             "add": self.row(add, "y") if add else "NULL",
             "add_step": self.buffer(add).pixel_step if add else 0,
-            "vectors": place.pixel.vectors,
+            "vectors": place.pixel.vectors - (tail > 0),
+            "tail": tail,
             "pixels": pixels,
             "relu": int(layer.relu),
             "next": f"lm_weights + {fetch.start}" if fetch else "NULL",

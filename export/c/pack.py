@@ -39,14 +39,34 @@ def to_lanes(values: NDArray[Any], pixel: Pixel) -> NDArray[Any]:
     return out
 
 
-def pack_dense(layer: Dense, output: Pixel) -> tuple[Floats, Floats]:
-    """(weights, bias): [panel][k][lane], k running over kernel rows, kernel columns, input channels."""
+def tail_group(layer: Dense, output: Pixel) -> int:
+    """How many inputs share the last vector of a 1x1 convolution's outputs: 0 (it is full enough), 2 or 4."""
+    left = output.spans()[-1][1] % VECTOR
+    many = layer.output.shape.height > 1 and layer.kernel == 1 and layer.stride == 1
+    return 0 if layer.steps is not None or not many or not 0 < left <= 8 else 4 if left <= 4 else 2
+
+
+def _pack_tail(columns: Floats, group: int, runs: list[int]) -> Floats:
+    """[run][k / group][output][k % group], runs filled up with zeros."""
+    parts, at = [], 0
+    for count in runs:
+        rows = np.pad(columns[at : at + count, : VECTOR // group], ((0, -count % group), (0, 0)))
+        parts.append(rows.reshape(-1, group, VECTOR // group).transpose(0, 2, 1).reshape(-1))
+        at += count
+    return np.concatenate(parts)
+
+
+def pack_dense(layer: Dense, output: Pixel, runs: list[int]) -> tuple[Floats, Floats]:
+    """(weights, bias): [panel][k][lane], k running over kernel rows, kernel columns, input channels; then the tail."""
     matrix = layer.weights.transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
     lanes = to_lanes(matrix, output)
+    group = tail_group(layer, output)
     parts, lane = [], 0
-    for size in panels(output.vectors):
+    for size in panels(output.vectors - (group > 0)):
         parts.append(lanes[:, lane : lane + size * VECTOR].reshape(-1))
         lane += size * VECTOR
+    if group:
+        parts.append(_pack_tail(lanes[:, lane : lane + VECTOR], group, runs))
     return np.ascontiguousarray(np.concatenate(parts)), to_lanes(layer.bias, output)
 
 

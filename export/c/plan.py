@@ -93,7 +93,7 @@ class Plan:
 class Tuning:
     """What the schedule may be tuned by."""
 
-    stream_bytes: int = 160 << 10
+    stream_bytes: int = 320 << 10
     band: int = 1
     group_weights: int = 400 << 10
     max_rate: int = 8
@@ -304,7 +304,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
 
 
 def _pixel_step(graph: Graph, home: Tensor, lanes: int) -> int:
-    """Elements from pixel to pixel: an odd number of cache lines, so that a column of pixels spreads over the whole cache.
+    """Elements from pixel to pixel: an odd number of cache lines, so that pixels spread over the whole cache.
 
     Maps that a larger kernel reads keep their pixels side by side.
     """

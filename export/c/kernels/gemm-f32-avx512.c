@@ -15,6 +15,12 @@
 #define LM_EACH_6(X) LM_EACH_5(X) X(5)
 #define LM_EACH_7(X) LM_EACH_6(X) X(6)
 #define LM_EACH_8(X) LM_EACH_7(X) X(7)
+#define LM_EACH_9(X) LM_EACH_8(X) X(8)
+#define LM_EACH_10(X) LM_EACH_9(X) X(9)
+#define LM_EACH_11(X) LM_EACH_10(X) X(10)
+#define LM_EACH_12(X) LM_EACH_11(X) X(11)
+#define LM_EACH_13(X) LM_EACH_12(X) X(12)
+#define LM_EACH_14(X) LM_EACH_13(X) X(13)
 
 /* Each of these exists for 1..4 vectors: start an accumulator, add the addend, load weights, multiply, store. */
 #define LM_BIAS(i, v) __m512 s##i##_##v = _mm512_loadu_ps(bias + v * 16);
@@ -90,20 +96,106 @@ typedef struct lm_tiles {
     int count;
 } lm_tiles;
 
-LM_TILE(1, 1) LM_TILE(2, 1) LM_TILE(3, 1) LM_TILE(4, 1) LM_TILE(5, 1) LM_TILE(6, 1) LM_TILE(7, 1) LM_TILE(8, 1)
-LM_TILE(1, 2) LM_TILE(2, 2) LM_TILE(3, 2) LM_TILE(4, 2) LM_TILE(5, 2) LM_TILE(6, 2) LM_TILE(7, 2) LM_TILE(8, 2)
-LM_TILE(1, 3) LM_TILE(2, 3) LM_TILE(3, 3) LM_TILE(4, 3) LM_TILE(5, 3) LM_TILE(6, 3) LM_TILE(7, 3) LM_TILE(8, 3)
+LM_TILE(1, 1) LM_TILE(2, 1) LM_TILE(4, 1) LM_TILE(7, 1) LM_TILE(14, 1)
+LM_TILE(1, 2) LM_TILE(2, 2) LM_TILE(4, 2) LM_TILE(7, 2) LM_TILE(14, 2)
+LM_TILE(1, 3) LM_TILE(2, 3) LM_TILE(4, 3) LM_TILE(7, 3) LM_TILE(8, 3)
 LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6, 4)
+
+#define LM_ZERO_ALL(i) __m512 s##i##_0 = _mm512_setzero_ps();
+#define LM_PAIR_ALL(i) { const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(lm_load_pair(x##i + k))); LM_MUL(i, 0) }
+#define LM_QUAD_ALL(i) { const __m512 x = _mm512_broadcast_f32x4(_mm_loadu_ps(x##i + k)); LM_MUL(i, 0) }
+#define LM_SWAP(v, order) _mm512_add_ps(v, _mm512_permute_ps(v, order))
+#define LM_SUM_2(i) s##i##_0 = LM_SWAP(s##i##_0, 0xb1);
+#define LM_SUM_4(i) s##i##_0 = LM_SWAP(s##i##_0, 0xb1); s##i##_0 = LM_SWAP(s##i##_0, 0x4e);
+#define LM_LAST(i)                                                                                \
+    s##i##_0 = _mm512_add_ps(_mm512_maskz_permutexvar_ps(mask, order, s##i##_0), bias);           \
+    if (add != NULL) {                                                                            \
+        s##i##_0 = _mm512_add_ps(s##i##_0, _mm512_maskz_loadu_ps(mask, add));                     \
+        add += a->add_step;                                                                       \
+    }                                                                                             \
+    _mm512_storeu_ps(y, _mm512_max_ps(low, s##i##_0));                                            \
+    y += a->y_step;
+
+static LM_TARGET_AVX512 double lm_load_pair(const float *p)
+{
+    double pair;
+    memcpy(&pair, p, sizeof pair);
+    return pair;
+}
+
+/* `count` tiles of M pixels of the tail: every vector of weights serves GROUP inputs. */
+#define LM_TAIL(M, GROUP, ALL)                                                                                         \
+    static LM_TARGET_AVX512 void lm_tail_##M##_##GROUP(const lm_gemm_args *a, const lm_tiles *t)                       \
+    {                                                                                                                  \
+        const size_t x_step = a->x_step;                                                                               \
+        const __mmask16 mask = (__mmask16)((1u << 16 / GROUP) - 1);                                                    \
+        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);                 \
+        size_t pixel = t->pixel;                                                                                       \
+        for (int tile = 0; tile < t->count; tile++) {                                                                  \
+            const float *w = t->w;                                                                                     \
+            LM_EACH_##M(LM_ZERO_ALL)                                                                                   \
+            for (int r = 0; r < a->run_count; r++) {                                                                   \
+                const float *base = a->runs[r].x + pixel * x_step;                                                     \
+                const size_t length = a->runs[r].length;                                                               \
+                LM_EACH_##M(LM_POINT)                                                                                  \
+                for (size_t k = 0; k < length; k += GROUP) {                                                           \
+                    const __m512 w0 = _mm512_loadu_ps(w);                                                              \
+                    LM_EACH_##M(ALL)                                                                                   \
+                    w += 16;                                                                                           \
+                }                                                                                                      \
+            }                                                                                                          \
+            {                                                                                                          \
+                const __m512i order = _mm512_slli_epi32(lanes, GROUP / 2);                                             \
+                const __m512 bias = _mm512_maskz_loadu_ps(mask, a->bias + t->lane);                                    \
+                const __m512 low = _mm512_set1_ps(t->low);                                                             \
+                const float *add = a->add == NULL ? NULL : a->add + pixel * a->add_step + t->lane;                     \
+                float *y = a->y + pixel * a->y_step + t->lane;                                                         \
+                LM_EACH_##M(LM_SUM_##GROUP)                                                                            \
+                LM_EACH_##M(LM_LAST)                                                                                   \
+            }                                                                                                          \
+            pixel += M;                                                                                                \
+        }                                                                                                              \
+    }
+
+LM_TAIL(1, 2, LM_PAIR_ALL) LM_TAIL(2, 2, LM_PAIR_ALL) LM_TAIL(4, 2, LM_PAIR_ALL)
+LM_TAIL(7, 2, LM_PAIR_ALL) LM_TAIL(14, 2, LM_PAIR_ALL)
+LM_TAIL(1, 4, LM_QUAD_ALL) LM_TAIL(2, 4, LM_QUAD_ALL) LM_TAIL(4, 4, LM_QUAD_ALL)
+LM_TAIL(7, 4, LM_QUAD_ALL) LM_TAIL(14, 4, LM_QUAD_ALL)
 
 typedef void (*lm_tile_fn)(const lm_gemm_args *a, const lm_tiles *t);
 
+/* Pixels of the next tiles, and how many of them: few sizes, chosen so that the rows of real nets leave no slow remainder. */
+static int lm_tile_size(int vectors, int left, int *count)
+{
+    int size = 1;
+    if (vectors == 4) { /* of nearly equal size */
+        const int tiles = (left + 5) / 6;
+        size = (left + tiles - 1) / tiles;
+        *count = left % tiles == 0 ? tiles : left % tiles;
+        return size;
+    }
+    if (vectors == 3 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {
+        size = 8;
+    } else if (vectors != 3 && left >= 14) {
+        size = 14;
+    } else {
+        size = left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    }
+    *count = left / size;
+    return size;
+}
+
 static LM_TARGET_AVX512 void lm_gemm_avx512(const lm_gemm_args *a)
 {
-    static const lm_tile_fn kernels[4][9] = {
-        {NULL, lm_tile_1_1, lm_tile_2_1, lm_tile_3_1, lm_tile_4_1, lm_tile_5_1, lm_tile_6_1, lm_tile_7_1, lm_tile_8_1},
-        {NULL, lm_tile_1_2, lm_tile_2_2, lm_tile_3_2, lm_tile_4_2, lm_tile_5_2, lm_tile_6_2, lm_tile_7_2, lm_tile_8_2},
-        {NULL, lm_tile_1_3, lm_tile_2_3, lm_tile_3_3, lm_tile_4_3, lm_tile_5_3, lm_tile_6_3, lm_tile_7_3, lm_tile_8_3},
-        {NULL, lm_tile_1_4, lm_tile_2_4, lm_tile_3_4, lm_tile_4_4, lm_tile_5_4, lm_tile_6_4, NULL, NULL},
+    static const lm_tile_fn kernels[4][15] = {
+        {NULL, lm_tile_1_1, lm_tile_2_1, NULL, lm_tile_4_1, NULL, NULL, lm_tile_7_1, NULL, NULL, NULL, NULL, NULL, NULL, lm_tile_14_1},
+        {NULL, lm_tile_1_2, lm_tile_2_2, NULL, lm_tile_4_2, NULL, NULL, lm_tile_7_2, NULL, NULL, NULL, NULL, NULL, NULL, lm_tile_14_2},
+        {NULL, lm_tile_1_3, lm_tile_2_3, NULL, lm_tile_4_3, NULL, NULL, lm_tile_7_3, lm_tile_8_3, NULL, NULL, NULL, NULL, NULL, NULL},
+        {NULL, lm_tile_1_4, lm_tile_2_4, lm_tile_3_4, lm_tile_4_4, lm_tile_5_4, lm_tile_6_4, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
+    };
+    static const lm_tile_fn tails[2][15] = {
+        {NULL, lm_tail_1_2, lm_tail_2_2, NULL, lm_tail_4_2, NULL, NULL, lm_tail_7_2, NULL, NULL, NULL, NULL, NULL, NULL, lm_tail_14_2},
+        {NULL, lm_tail_1_4, lm_tail_2_4, NULL, lm_tail_4_4, NULL, NULL, lm_tail_7_4, NULL, NULL, NULL, NULL, NULL, NULL, lm_tail_14_4},
     };
     const float *next = a->next;
     size_t lines = a->next_lines;
@@ -112,29 +204,25 @@ static LM_TARGET_AVX512 void lm_gemm_avx512(const lm_gemm_args *a)
     t.w = a->w;
     t.lane = 0;
     t.low = a->relu ? 0.0f : -INFINITY;
-    while (left > 0) {
+    while (left > 0 || (left == 0 && a->tail != 0)) {
         const int panels = (left + 3) / 4;
-        const int n = (left + panels - 1) / panels;
-        const int limit = n == 4 ? 6 : 8;
-        const int tiles = (a->pixels + limit - 1) / limit; /* of nearly equal size: no slow remainder */
-        const int m = a->pixels / tiles, larger = a->pixels % tiles;
+        const int n = left > 0 ? (left + panels - 1) / panels : 1;
+        const lm_tile_fn *sizes = left > 0 ? kernels[n - 1] : tails[a->tail / 2 - 1];
         t.pixel = 0;
-        for (int part = 0; part < 2; part++) {
-            const int size = part == 0 ? m + 1 : m;
-            t.count = part == 0 ? larger : tiles - larger;
-            if (t.count > 0) {
-                const size_t wanted = a->k_total * (size_t)t.count; /* one cache line per step */
-                const int fetch = lines >= wanted;
-                t.next = fetch ? next : t.w;
-                t.next_step = fetch ? 16 : 0;
-                next += fetch ? wanted * 16 : 0;
-                lines -= fetch ? wanted : 0;
-                kernels[n - 1][size](a, &t);
-                t.pixel += (size_t)(size * t.count);
-            }
+        for (int pixels = a->pixels; pixels > 0;) {
+            const int size = lm_tile_size(n, pixels, &t.count);
+            const size_t wanted = a->k_total * (size_t)t.count; /* one cache line per step */
+            const int fetch = left > 0 && lines >= wanted;
+            t.next = fetch ? next : t.w;
+            t.next_step = fetch ? 16 : 0;
+            next += fetch ? wanted * 16 : 0;
+            lines -= fetch ? wanted : 0;
+            sizes[size](a, &t);
+            t.pixel += (size_t)(size * t.count);
+            pixels -= size * t.count;
         }
         t.w += a->k_total * (size_t)n * 16;
         t.lane += (size_t)n * 16;
-        left -= n;
+        left = left > 0 ? left - n : -1;
     }
 }

@@ -51,6 +51,42 @@
 
 LM_TILE(1) LM_TILE(2) LM_TILE(3) LM_TILE(4) LM_TILE(5) LM_TILE(6)
 
+#define LM_ZERO_SUM(i, j) lm_vec s##i##_##j = lm_vec_set(0.0f);
+#define LM_ZERO_ALL(i) LM_PARTS(LM_ZERO_SUM, i)
+#define LM_PAIR_ALL(i) { const lm_vec x = lm_vec_pair(x##i + k); LM_PARTS(LM_MUL, i) }
+#define LM_QUAD_ALL(i) { const lm_vec x = lm_vec_quad(x##i + k); LM_PARTS(LM_MUL, i) }
+#define LM_KEEP(i, j) lm_vec_store(sums + i * 16 + sub + j * LM_SIMD, s##i##_##j);
+#define LM_KEEP_ALL(i) LM_PARTS(LM_KEEP, i)
+
+/* M pixels of the tail: every vector of weights serves GROUP inputs. */
+#define LM_TAIL(M, GROUP, ALL)                                                                                  \
+    static LM_TARGET void lm_tail_##M##_##GROUP(const lm_gemm_args *a, const float *panel, size_t lane, size_t pixel) \
+    {                                                                                                           \
+        const size_t x_step = a->x_step;                                                                        \
+        float sums[M * 16];                                                                                     \
+        for (int sub = 0; sub < 16; sub += LM_BLOCK) {                                                          \
+            const float *w = panel + sub;                                                                       \
+            LM_EACH_##M(LM_ZERO_ALL)                                                                            \
+            for (int r = 0; r < a->run_count; r++) {                                                            \
+                const float *base = a->runs[r].x + pixel * x_step;                                              \
+                const size_t length = a->runs[r].length;                                                        \
+                LM_EACH_##M(LM_POINT)                                                                           \
+                for (size_t k = 0; k < length; k += GROUP) {                                                    \
+                    LM_PARTS(LM_WEIGHT, 0)                                                                      \
+                    LM_EACH_##M(ALL)                                                                            \
+                    w += 16;                                                                                    \
+                }                                                                                               \
+            }                                                                                                   \
+            LM_EACH_##M(LM_KEEP_ALL)                                                                            \
+        }                                                                                                       \
+        for (size_t i = 0; i < M; i++) {                                                                        \
+            lm_gemm_finish_tail(a, lane, pixel + i, sums + i * 16);                                             \
+        }                                                                                                       \
+    }
+
+LM_TAIL(1, 2, LM_PAIR_ALL) LM_TAIL(4, 2, LM_PAIR_ALL)
+LM_TAIL(1, 4, LM_QUAD_ALL) LM_TAIL(4, 4, LM_QUAD_ALL)
+
 typedef void (*lm_tile_fn)(const lm_gemm_args *a, const float *panel, size_t w_step, size_t lane, size_t pixel, int count);
 
 static LM_TARGET void lm_gemm_block(const lm_gemm_args *a)
@@ -74,5 +110,14 @@ static LM_TARGET void lm_gemm_block(const lm_gemm_args *a)
         }
         panel += a->k_total * (size_t)n * 16;
         left -= n;
+    }
+    for (size_t pixel = 0; a->tail != 0 && pixel < (size_t)a->pixels;) {
+        if (pixel + 4 <= (size_t)a->pixels) {
+            (a->tail == 2 ? lm_tail_4_2 : lm_tail_4_4)(a, panel, lane, pixel);
+            pixel += 4;
+        } else {
+            (a->tail == 2 ? lm_tail_1_2 : lm_tail_1_4)(a, panel, lane, pixel);
+            pixel++;
+        }
     }
 }

@@ -41,4 +41,21 @@ static void lm_gemm_scalar(const lm_gemm_args *a)
         left -= n;
         done += n;
     }
+    if (a->tail == 0) {
+        return;
+    }
+    for (int p = 0; p < a->pixels; p++) {
+        const float *w = panel;
+        float sum[LM_VECTOR] = {0.0f};
+        for (int r = 0; r < a->run_count; r++) {
+            const float *x = a->runs[r].x + (size_t)p * a->x_step;
+            for (size_t k = 0; k < a->runs[r].length; k += (size_t)a->tail) {
+                for (int i = 0; i < LM_VECTOR; i++) {
+                    sum[i] += x[k + (size_t)(i % a->tail)] * w[i];
+                }
+                w += LM_VECTOR;
+            }
+        }
+        lm_gemm_finish_tail(a, (size_t)done * LM_VECTOR, (size_t)p, sum);
+    }
 }

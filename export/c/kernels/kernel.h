@@ -17,7 +17,9 @@ typedef struct lm_span {
 } lm_span;
 
 /* Matrix product of pixels and packed weights: y[p][n] = act(bias[n] + add[p][n] + sum_k x[p][k] * w[k][n]).
-   The k of one pixel lie in runs. Weights are packed in panels of 1..4 vectors: [panel][k][16 * vectors]. */
+   The k of one pixel lie in runs. Weights are packed in panels of 1..4 vectors: [panel][k][16 * vectors].
+   When the outputs end in a vector of few channels, `tail` inputs at a time share it: behind the panels follow, for every run,
+   [k / tail][16], where lane i belongs to input k + i % tail and output i / tail. What lies behind a run must be finite then. */
 typedef struct lm_gemm_args {
     const lm_span *runs;
     int run_count;
@@ -29,7 +31,8 @@ typedef struct lm_gemm_args {
     size_t y_step;
     const float *add; /* NULL: nothing to add */
     size_t add_step;
-    int vectors;
+    int vectors; /* the tail not counted */
+    int tail;    /* 0: none; 2: at most 8 channels; 4: at most 4 */
     int pixels;
     int relu;
     const float *next; /* weights that will be read soon: fetched into the cache meanwhile */

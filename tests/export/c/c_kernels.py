@@ -27,11 +27,12 @@ def shape_tables(shapes: Shapes) -> str:
         text += f"static const int runs_{i}[{len(s.runs)}][2] = {{{runs}}};\n"
         rows += (
             f'    {{"{s}", {s.pixels}, {len(s.runs)}, runs_{i}, {s.x_step}, {s.vectors}, {s.y_step}, '
-            f"{int(s.relu)}, {int(s.add)}, {int(s.to_float)}, {s.macs}}},\n"
+            f"{int(s.relu)}, {int(s.add)}, {int(s.to_float)}, {s.macs}, {s.tail}}},\n"
         )
     text += f"static const gemm_shape gemm_shapes[] = {{\n{rows}}};\n"
     rows = "".join(
-        f'    {{"{s}", {s.width}, {s.stride}, {s.x_step}, {s.vectors}, {s.lanes}, {s.y_step}, {int(s.relu)}, {s.macs}}},\n'
+        f'    {{"{s}", {s.width}, {s.stride}, {s.x_step}, {s.vectors}, {s.lanes}, {s.y_step}, '
+        f"{int(s.relu)}, {s.macs}}},\n"
         for s in shapes.depthwise
     )
     text += f"static const dw_shape dw_shapes[] = {{\n{rows}}};\n"

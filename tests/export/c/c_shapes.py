@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from export.c.ir import Add, Dense, Depthwise, Pool
 from export.c.layers import k_runs, layer_of
+from export.c.pack import tail_group
 from export.c.plan import Plan, gemm_mode
 
 
@@ -24,6 +25,8 @@ class GemmShape:
     add: bool
     to_float: bool
     outputs: int
+    tail: int = 0
+    """How many inputs share the last vector."""
 
     @property
     def inputs(self) -> int:
@@ -111,6 +114,7 @@ def _gemm(plan: Plan, layer: Dense) -> GemmShape:
         len(layer.inputs) > 1,
         layer.output.step is None,
         layer.output.shape.channels,
+        tail_group(layer, target.pixel),
     )
 
 
@@ -131,9 +135,9 @@ def shapes_of(plans: Iterable[Plan]) -> Shapes:
                 gemm[_gemm(plan, layer)] = None
             elif isinstance(layer, Depthwise):
                 width, channels = layer.inputs[0].shape.width, layer.output.shape.channels
-                step, pixel = source.buffer.pixel_step, target.pixel
+                steps, pixel = (source.buffer.pixel_step, target.buffer.pixel_step), target.pixel
                 shape = DepthwiseShape(
-                    width, layer.stride, channels, step, pixel.vectors, pixel.lanes, target.buffer.pixel_step, layer.relu
+                    width, layer.stride, channels, steps[0], pixel.vectors, pixel.lanes, steps[1], layer.relu
                 )
                 depthwise[shape] = None
             elif isinstance(layer, Pool):

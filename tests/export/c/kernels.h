@@ -11,6 +11,7 @@ typedef struct gemm_shape {
     const int (*runs)[2]; /* first element, length */
     int x_step, vectors, y_step, relu, add, to_float;
     long macs;
+    int tail; /* inputs that share the last vector; `vectors` counts it */
 } gemm_shape;
 
 typedef struct dw_shape {

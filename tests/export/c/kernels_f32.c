@@ -13,21 +13,22 @@ static int beyond(float found, double exact, double magnitude, int terms)
 static int check_gemm(const gemm_shape *s, size_t shift)
 {
     lm_span runs[64];
-    size_t reach = 0, k_total = 0;
+    size_t reach = 0, k_total = 0, tail_groups = 0;
     lm_gemm_args a;
     for (int r = 0; r < s->run_count; r++) {
         const size_t end = (size_t)(s->runs[r][0] + s->runs[r][1]);
         reach = end > reach ? end : reach;
         k_total += (size_t)s->runs[r][1];
+        tail_groups += s->tail == 0 ? 0 : ((size_t)s->runs[r][1] + (size_t)s->tail - 1) / (size_t)s->tail;
     }
-    const size_t x_size = (size_t)(s->pixels - 1) * (size_t)s->x_step + reach, lanes = (size_t)s->vectors * 16;
-    float *x = (float *)room(x_size * 4, shift), *w = (float *)room(k_total * lanes * 4, 0);
+    const size_t x_size = (size_t)(s->pixels - 1) * (size_t)s->x_step + reach + 4, lanes = (size_t)s->vectors * 16;
+    float *x = (float *)room(x_size * 4, shift), *w = (float *)room((k_total + tail_groups) * lanes * 4, 0);
     float *bias = (float *)room(lanes * 4, 0), *add = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
     float *y = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
     for (size_t i = 0; i < x_size; i++) {
         x[i] = random_float();
     }
-    for (size_t i = 0; i < k_total * lanes; i++) {
+    for (size_t i = 0; i < (k_total + tail_groups) * lanes; i++) {
         w[i] = random_float();
     }
     for (size_t i = 0; i < lanes; i++) {
@@ -52,21 +53,32 @@ static int check_gemm(const gemm_shape *s, size_t shift)
     a.y_step = (size_t)s->y_step;
     a.add = s->add ? add : NULL;
     a.add_step = (size_t)s->y_step;
-    a.vectors = s->vectors;
+    a.vectors = s->vectors - (s->tail > 0);
+    a.tail = s->tail;
     a.pixels = s->pixels;
     a.relu = s->relu;
     a.next = w;
     a.next_lines = k_total * lanes / 16;
+    const size_t panel_floats = k_total * (lanes - (s->tail > 0 ? 16 : 0));
+    for (size_t i = 0, g = 0; s->tail > 0 && i < (size_t)s->run_count; i++) { /* no weights behind a run */
+        for (int k = 0; k < s->runs[i][1]; k += s->tail, g++) {
+            for (int j = 0; j < 16; j++) {
+                float *weight = w + panel_floats + g * 16 + j;
+                *weight = k + j % s->tail < s->runs[i][1] ? *weight : 0.0f;
+            }
+        }
+    }
     gemm_tested(&a);
     const float *panel = w;
-    int left = s->vectors;
+    int left = s->vectors - (s->tail > 0);
     size_t lane = 0;
     while (left > 0) {
         const int panels = (left + 3) / 4, n = (left + panels - 1) / panels;
         for (int p = 0; p < s->pixels; p++) {
             for (int i = 0; i < n * 16; i++) {
                 const size_t at = lane + (size_t)i, out = (size_t)(p * s->y_step) + at;
-                double exact = (double)bias[at] + (s->add ? (double)add[out] : 0.0), magnitude = fabs(exact);
+                double exact = (double)bias[at] + (s->add ? (double)add[out] : 0.0);
+                double magnitude = fabs((double)bias[at]) + (s->add ? fabs((double)add[out]) : 0.0);
                 size_t k = 0;
                 for (int r = 0; r < s->run_count; r++) {
                     for (size_t j = 0; j < runs[r].length; j++, k++) {
@@ -85,6 +97,31 @@ static int check_gemm(const gemm_shape *s, size_t shift)
         panel += k_total * (size_t)n * 16;
         lane += (size_t)n * 16;
         left -= n;
+    }
+    for (int p = 0; s->tail > 0 && p < s->pixels; p++) {
+        for (int c = 0; c < 16; c++) {
+            const size_t at = lane + (size_t)c, out = (size_t)(p * s->y_step) + at;
+            double exact = 0.0, magnitude = 0.0;
+            if (c < 16 / s->tail) {
+                const float *row = w + panel_floats;
+                exact = (double)bias[at] + (s->add ? (double)add[out] : 0.0);
+                magnitude = fabs((double)bias[at]) + (s->add ? fabs((double)add[out]) : 0.0);
+                for (int r = 0; r < s->run_count; r++) {
+                    for (size_t k = 0; k < runs[r].length; k++) {
+                        const size_t place = k / (size_t)s->tail * 16 + (size_t)(c * s->tail) + k % (size_t)s->tail;
+                        const double term = (double)runs[r].x[(size_t)(p * s->x_step) + k] * (double)row[place];
+                        exact += term;
+                        magnitude += fabs(term);
+                    }
+                    row += (runs[r].length + (size_t)s->tail - 1) / (size_t)s->tail * 16;
+                }
+                exact = s->relu && exact < 0.0 ? 0.0 : exact;
+            }
+            if (beyond(y[out], exact, magnitude, (int)k_total + s->tail)) {
+                printf("gemm %s: pixel %d tail channel %d: %.9g, exactly %.9g\n", s->name, p, c, (double)y[out], exact);
+                return 1;
+            }
+        }
     }
     for (int p = 0; p < s->pixels; p++) {
         for (int i = s->vectors * 16; i < s->y_step; i++) {
@@ -193,7 +230,7 @@ static int check_dw(const dw_shape *s, int rows, int missing)
 static int random_gemm(void)
 {
     int runs[6][2], at = 0;
-    gemm_shape s = {"random", 1 + random_below(20), 1 + random_below(4), NULL, 0, 1 + random_below(9), 0, 0, 0, 0, 0};
+    gemm_shape s = {"random", 1 + random_below(20), 1 + random_below(4), NULL, 0, 1 + random_below(9), 0, 0, 0, 0, 0, 2 * random_below(3)};
     for (int r = 0; r < s.run_count; r++) {
         runs[r][0] = at + random_below(4);
         runs[r][1] = 1 + random_below(19);

@@ -311,7 +311,7 @@ static int check_product(void)
 static int random_qgemm(int corner)
 {
     int runs[6][2], at = 0;
-    gemm_shape s = {"random", 1 + random_below(14), 1 + random_below(4), NULL, 0, 1 + random_below(9), 0, 0, 0, 0, 0};
+    gemm_shape s = {"random", 1 + random_below(14), 1 + random_below(4), NULL, 0, 1 + random_below(9), 0, 0, 0, 0, 0, 0};
     for (int r = 0; r < s.run_count; r++) {
         runs[r][0] = at + random_below(4);
         runs[r][1] = 1 + random_below(19);

@@ -1,0 +1,108 @@
+"""Every kernel by itself: on the shapes of real nets and on random ones, against plain C (int8: byte for byte)."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from export.c.isas import F32, HERE, S8
+from export.c.passes import optimise
+from export.c.plan import Tuning, make_plan
+from export.c.read import read
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from c_kernels import FOLDER, write_harness
+from c_nets import compile_c, cpu_has, fp32_model, int8_model, run_program, spec_of
+from c_shapes import Shapes, shapes_of
+
+NETS = [("ghostone", 0.5, 64, 98), ("ghostnet", 0.25, 64, 68), ("ghostnet-slim", 0.3, 80, 98), ("pfld", 0.125, 96, 5)]
+"""Nets whose shapes are tried; between them they have tails of every kind, odd maps and sums of maps."""
+
+FLAGS = {
+    "scalar": (),
+    "sse2": (),
+    "avx2": ("-mavx2", "-mfma"),
+    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512dq"),
+}
+NEEDS = {"avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512_vnni")}
+CASES = [(isa, False) for isa in ("scalar", "sse2", "avx2", "avx512")] + [(isa, True) for isa in ("avx2", "avx512")]
+
+
+@cache
+def shapes(int8: bool) -> Shapes:
+    plans = []
+    for case in NETS:
+        model = fp32_model(spec_of(*case))
+        plans.append(make_plan(optimise(read(int8_model(model) if int8 else model)), Tuning()))
+    return shapes_of(plans)
+
+
+def kernels(folder: Path, isa: str, int8: bool, *flags: str, cc: str = "gcc", **changes: tuple[str, str]) -> Path:
+    if not cpu_has(*NEEDS.get(isa, ())):
+        pytest.skip(f"this processor has no {isa}")
+    source = write_harness(folder, isa, shapes(int8), int8, **changes)
+    options = (*FLAGS[isa], f"-I{FOLDER}", *flags)
+    return compile_c([source], folder / "kernels", *options, "-lm", cc=cc)
+
+
+def named(case: tuple[str, bool]) -> str:
+    return f"{case[0]}-{'s8' if case[1] else 'f32'}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_kernels_equal_their_reference(case: tuple[str, bool], tmp_path: Path) -> None:
+    result = run_program(kernels(tmp_path, *case, "-O2"), "3000")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3"])
+@pytest.mark.parametrize("cc", ["gcc", "clang"])
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_kernels_at_every_level_of_optimisation(case: tuple[str, bool], cc: str, level: str, tmp_path: Path) -> None:
+    program = kernels(tmp_path, *case, level, "-ffp-contract=fast", cc=cc)
+    result = run_program(program, "20000", "check", str(len(level) + ord(level[-1])))
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+def test_a_million_random_int8_tensors(tmp_path: Path) -> None:
+    for isa in ("avx2", "avx512"):
+        folder = tmp_path / isa
+        folder.mkdir()
+        result = run_program(kernels(folder, isa, True, "-O3"), "500000")
+        assert result.returncode == 0, result.stdout
+
+
+MUTANTS = [
+    ("avx512", False, "w += N * 16;", "w += N * 16 - (k == 5);"),
+    ("avx512", False, "0x4e);", "0xb1);"),
+    (
+        "avx2",
+        False,
+        "lm_gemm_finish_tail(a, lane, pixel + i, sums + i * 16)",
+        "lm_gemm_finish_tail(a, lane, pixel, sums)",
+    ),
+    ("avx512", True, "_mm512_max_epi8(_mm512_permutexvar_epi32(order", "_mm512_max_epi8(_mm512_permutexvar_epi32(low"),
+    ("avx512", True, "LM_SUM_PRODUCTS(middle##q, pad, w0##q)", ""),
+    ("avx512", True, "start + 256", "start + 600"),
+    ("avx2", True, "_mm256_sign_epi8(w, x)", "w"),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m[0]}-{m[2][:24]}")
+def test_a_broken_kernel_is_noticed(mutant: tuple[str, bool, str, str], tmp_path: Path) -> None:
+    isa, int8, old, new = mutant
+    result = run_program(kernels(tmp_path, isa, int8, "-O1", "-w", break_kernel=(old, new)), "3000")
+    assert result.returncode == 1
+    assert result.stdout
+
+
+def test_every_kernel_belongs_to_an_instruction_set() -> None:
+    used = {name for table in (F32, S8) for isa in table.values() for name in isa.kernels}
+    rows = {"add-f32", "input-f32", "patch-f32", "pool-f32", "qpatch-s8", "qtable-s8"}
+    assert {path.stem for path in (HERE / "kernels").glob("*.c")} == used | rows
