@@ -11,7 +11,9 @@ static void lm_add_row(const float *a, size_t a_step, const float *b, size_t b_s
             float sum[LM_VECTOR];
             for (int i = 0; i < LM_VECTOR; i++) {
                 sum[i] = pa[v + i] + pb[v + i];
-                sum[i] = relu && sum[i] < 0.0f ? 0.0f : sum[i];
+            }
+            for (int i = 0; relu && i < LM_VECTOR; i++) { /* apart: compilers turn each loop into a few vectors */
+                sum[i] = sum[i] < 0.0f ? 0.0f : sum[i];
             }
             memcpy(py + v, sum, sizeof sum);
         }
