@@ -104,17 +104,7 @@ LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6,
 #define LM_ZERO_ALL(i) __m512 s##i##_0 = _mm512_setzero_ps();
 #define LM_PAIR_ALL(i) { const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(lm_load_pair(x##i + k))); LM_MUL(i, 0) }
 #define LM_QUAD_ALL(i) { const __m512 x = _mm512_broadcast_f32x4(_mm_loadu_ps(x##i + k)); LM_MUL(i, 0) }
-#define LM_SWAP(v, order) _mm512_add_ps(v, _mm512_permute_ps(v, order))
-#define LM_SUM_2(i) s##i##_0 = LM_SWAP(s##i##_0, 0xb1);
-#define LM_SUM_4(i) s##i##_0 = LM_SWAP(s##i##_0, 0xb1); s##i##_0 = LM_SWAP(s##i##_0, 0x4e);
-#define LM_LAST(i)                                                                                \
-    s##i##_0 = _mm512_add_ps(_mm512_maskz_permutexvar_ps(mask, order, s##i##_0), bias);           \
-    if (add != NULL) {                                                                            \
-        s##i##_0 = _mm512_add_ps(s##i##_0, _mm512_maskz_loadu_ps(mask, add));                     \
-        add += a->add_step;                                                                       \
-    }                                                                                             \
-    _mm512_storeu_ps(y, _mm512_max_ps(low, s##i##_0));                                            \
-    y += a->y_step;
+#define LM_KEEP_ALL(i) _mm512_storeu_ps(sums + i * 16, s##i##_0);
 
 static LM_TARGET_AVX512 double lm_load_pair(const float *p)
 {
@@ -123,13 +113,38 @@ static LM_TARGET_AVX512 double lm_load_pair(const float *p)
     return pair;
 }
 
+/* Neighbours that belong to one output are added up. Apart from the tiles, which would all repeat it. */
+#if defined(__GNUC__)
+__attribute__((noinline))
+#endif
+static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
+{
+    const __mmask16 mask = (__mmask16)((1u << 16 / a->tail) - 1);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i order = a->tail == 2 ? _mm512_slli_epi32(lanes, 1) : _mm512_slli_epi32(lanes, 2);
+    const __m512 bias = _mm512_maskz_loadu_ps(mask, a->bias + t->lane), low = _mm512_set1_ps(t->low);
+    const float *add = a->add == NULL ? NULL : a->add + pixel * a->add_step + t->lane;
+    float *y = a->y + pixel * a->y_step + t->lane;
+    for (int p = 0; p < pixels; p++) {
+        __m512 sum = _mm512_loadu_ps(sums + 16 * p);
+        sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xb1));
+        sum = a->tail == 4 ? _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e)) : sum;
+        sum = _mm512_add_ps(_mm512_maskz_permutexvar_ps(mask, order, sum), bias);
+        if (add != NULL) {
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, add));
+            add += a->add_step;
+        }
+        _mm512_storeu_ps(y, _mm512_max_ps(low, sum));
+        y += a->y_step;
+    }
+}
+
 /* `count` tiles of M pixels of the tail: every vector of weights serves GROUP inputs. */
 #define LM_TAIL(M, GROUP, ALL)                                                                                         \
     static LM_TARGET_AVX512 void lm_tail_##M##_##GROUP(const lm_gemm_args *a, const lm_tiles *t)                       \
     {                                                                                                                  \
         const size_t x_step = a->x_step;                                                                               \
-        const __mmask16 mask = (__mmask16)((1u << 16 / GROUP) - 1);                                                    \
-        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);                 \
+        float sums[M * 16];                                                                                            \
         size_t pixel = t->pixel;                                                                                       \
         for (int tile = 0; tile < t->count; tile++) {                                                                  \
             const float *w = t->w;                                                                                     \
@@ -144,15 +159,8 @@ static LM_TARGET_AVX512 double lm_load_pair(const float *p)
                     w += 16;                                                                                           \
                 }                                                                                                      \
             }                                                                                                          \
-            {                                                                                                          \
-                const __m512i order = _mm512_slli_epi32(lanes, GROUP / 2);                                             \
-                const __m512 bias = _mm512_maskz_loadu_ps(mask, a->bias + t->lane);                                    \
-                const __m512 low = _mm512_set1_ps(t->low);                                                             \
-                const float *add = a->add == NULL ? NULL : a->add + pixel * a->add_step + t->lane;                     \
-                float *y = a->y + pixel * a->y_step + t->lane;                                                         \
-                LM_EACH_##M(LM_SUM_##GROUP)                                                                            \
-                LM_EACH_##M(LM_LAST)                                                                                   \
-            }                                                                                                          \
+            LM_EACH_##M(LM_KEEP_ALL)                                                                                   \
+            lm_tail_end(a, t, pixel, sums, M);                                                                         \
             pixel += M;                                                                                                \
         }                                                                                                              \
     }

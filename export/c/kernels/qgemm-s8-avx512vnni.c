@@ -130,12 +130,6 @@ LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, const int32_t *sums, 
 }
 
 /* For tiles whose sums the constants of lm_put would push out of the registers. */
-LM_APART LM_TARGET_AVX512 void lm_put_3(lm_qput *put, const int32_t *sums, int pixels, int n)
-{
-    (void)n;
-    lm_put(put, sums, pixels, 3);
-}
-
 LM_APART LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
 {
     (void)n;
@@ -184,23 +178,34 @@ typedef struct lm_qtiles {
         }                                                                                                              \
     }
 
-LM_TILE(1, 1, lm_put) LM_TILE(2, 1, lm_put) LM_TILE(3, 1, lm_put) LM_TILE(4, 1, lm_put)
-LM_TILE(5, 1, lm_put) LM_TILE(6, 1, lm_put) LM_TILE(7, 1, lm_put) LM_TILE(8, 1, lm_put)
-LM_TILE(1, 2, lm_put) LM_TILE(2, 2, lm_put) LM_TILE(3, 2, lm_put) LM_TILE(4, 2, lm_put)
-LM_TILE(5, 2, lm_put) LM_TILE(6, 2, lm_put) LM_TILE(7, 2, lm_put) LM_TILE(8, 2, lm_put)
-LM_TILE(1, 3, lm_put) LM_TILE(2, 3, lm_put) LM_TILE(3, 3, lm_put) LM_TILE(4, 3, lm_put)
-LM_TILE(5, 3, lm_put_3) LM_TILE(6, 3, lm_put_3) LM_TILE(7, 3, lm_put) LM_TILE(8, 3, lm_put)
-LM_TILE(1, 4, lm_put) LM_TILE(2, 4, lm_put) LM_TILE(3, 4, lm_put) LM_TILE(4, 4, lm_put)
-LM_TILE(5, 4, lm_put_4) LM_TILE(6, 4, lm_put)
+LM_TILE(1, 1, lm_put) LM_TILE(2, 1, lm_put) LM_TILE(4, 1, lm_put) LM_TILE(7, 1, lm_put) LM_TILE(8, 1, lm_put)
+LM_TILE(1, 2, lm_put) LM_TILE(2, 2, lm_put) LM_TILE(4, 2, lm_put) LM_TILE(7, 2, lm_put) LM_TILE(8, 2, lm_put)
+LM_TILE(1, 3, lm_put) LM_TILE(2, 3, lm_put) LM_TILE(4, 3, lm_put) LM_TILE(7, 3, lm_put) LM_TILE(8, 3, lm_put)
+LM_TILE(1, 4, lm_put) LM_TILE(2, 4, lm_put) LM_TILE(3, 4, lm_put) LM_TILE(4, 4, lm_put) LM_TILE(5, 4, lm_put_4) LM_TILE(6, 4, lm_put)
 
 typedef void (*lm_qtile_fn)(const lm_qgemm_args *a, const lm_qtiles *t);
+
+/* Pixels of the next tiles, and how many of them: few sizes, chosen so that the rows of real nets leave no slow remainder. */
+static int lm_qtile_size(int vectors, int left, int *count)
+{
+    int size;
+    if (vectors == 4) { /* of nearly equal size */
+        const int tiles = (left + 5) / 6;
+        size = (left + tiles - 1) / tiles;
+        *count = left % tiles == 0 ? tiles : left % tiles;
+        return size;
+    }
+    size = left >= 8 && (left % 8 == 0 || left % 7 != 0) ? 8 : left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    *count = left / size;
+    return size;
+}
 
 static LM_TARGET_AVX512 void lm_qgemm_avx512vnni(const lm_qgemm_args *a)
 {
     static const lm_qtile_fn kernels[4][9] = {
-        {NULL, lm_qtile_1_1, lm_qtile_2_1, lm_qtile_3_1, lm_qtile_4_1, lm_qtile_5_1, lm_qtile_6_1, lm_qtile_7_1, lm_qtile_8_1},
-        {NULL, lm_qtile_1_2, lm_qtile_2_2, lm_qtile_3_2, lm_qtile_4_2, lm_qtile_5_2, lm_qtile_6_2, lm_qtile_7_2, lm_qtile_8_2},
-        {NULL, lm_qtile_1_3, lm_qtile_2_3, lm_qtile_3_3, lm_qtile_4_3, lm_qtile_5_3, lm_qtile_6_3, lm_qtile_7_3, lm_qtile_8_3},
+        {NULL, lm_qtile_1_1, lm_qtile_2_1, NULL, lm_qtile_4_1, NULL, NULL, lm_qtile_7_1, lm_qtile_8_1},
+        {NULL, lm_qtile_1_2, lm_qtile_2_2, NULL, lm_qtile_4_2, NULL, NULL, lm_qtile_7_2, lm_qtile_8_2},
+        {NULL, lm_qtile_1_3, lm_qtile_2_3, NULL, lm_qtile_4_3, NULL, NULL, lm_qtile_7_3, lm_qtile_8_3},
         {NULL, lm_qtile_1_4, lm_qtile_2_4, lm_qtile_3_4, lm_qtile_4_4, lm_qtile_5_4, lm_qtile_6_4, NULL, NULL},
     };
     int left = a->vectors;
@@ -210,17 +215,13 @@ static LM_TARGET_AVX512 void lm_qgemm_avx512vnni(const lm_qgemm_args *a)
     while (left > 0) {
         const int panels = (left + 3) / 4;
         const int n = (left + panels - 1) / panels;
-        const int limit = n == 4 ? 6 : 8;
-        const int tiles = (a->pixels + limit - 1) / limit; /* of nearly equal size: no slow remainder */
-        const int m = a->pixels / tiles, larger = a->pixels % tiles;
         t.pixel = 0;
-        t.count = larger;
-        if (larger > 0) {
-            kernels[n - 1][m + 1](a, &t);
+        for (int pixels = a->pixels; pixels > 0;) {
+            const int size = lm_qtile_size(n, pixels, &t.count);
+            kernels[n - 1][size](a, &t);
+            t.pixel += (size_t)(size * t.count);
+            pixels -= size * t.count;
         }
-        t.pixel = (size_t)((m + 1) * larger);
-        t.count = tiles - larger;
-        kernels[n - 1][m](a, &t);
         t.w += a->groups * (size_t)n * 64;
         t.lane += (size_t)n * 16;
         left -= n;

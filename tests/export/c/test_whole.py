@@ -14,6 +14,7 @@ from onnx import ModelProto
 from export.oracle import Oracle
 from runtime.geometry import network_input
 from runtime.spec import ModelSpec
+from train.data.synth.source import SynthSource
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -113,3 +114,39 @@ def test_the_selftest_names_the_layer_whose_weight_changed(tmp_path: Path) -> No
     (broken / "landmarks.c").write_text(source[:first] + "0x1p-2" + source[end:])
     library = compile_c([broken / "landmarks.c"], broken / "net.so", "-O1", "-fPIC", "-shared")
     assert Net(library, spec).selftest() == (8, 1)
+
+
+LEVELS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O0", "-O1", "-O2", "-O3")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", LEVELS, ids=lambda b: f"{b[0]}{b[1]}")
+@pytest.mark.parametrize("name", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize(
+    "case",
+    [("ghostone", 0.25), ("ghostnet", 0.25), ("ghostnet-slim", 0.25), ("pfld", 0.25), ("ghostone", 1.0)],
+    ids=str,
+)
+def test_every_int8_layer_of_the_zoo_at_every_level(
+    case: tuple[str, float], name: str, build: tuple[str, str], tmp_path: Path
+) -> None:
+    """The self-test compares every layer's codes with numpy's; two faces are compared with the oracle besides."""
+    spec = spec_of(case[0], case[1], 112, 98)
+    model = int8_model(fp32_model(spec))
+    flags = [flag for flag in need(name) if not flag.startswith("-O")]
+    net = built(model, spec, tmp_path, build[1], *flags, int8=True, cc=build[0])
+    assert net.selftest() == (0, -1)
+    crops = faces(2, spec.input_size, seed=len(name))
+    wanted = Oracle(model).run(network_input(crops, spec)).output
+    assert np.stack([net(crop) for crop in crops]).tobytes() == wanted.reshape(2, -1).tobytes()
+
+
+@pytest.mark.slow
+def test_a_thousand_synthetic_faces_equal_the_oracle(tmp_path: Path) -> None:
+    spec = spec_of("ghostone", 0.25, 64, 98)
+    model = int8_model(fp32_model(spec))
+    net = built(model, spec, tmp_path, "-O2", "-march=native", int8=True)
+    source = SynthSource(1000, seed=5, size=spec.input_size)
+    crops = np.stack([source.photo(index) for index in range(len(source))])
+    wanted = Oracle(model).run(network_input(crops, spec)).output
+    assert np.stack([net(crop) for crop in crops]).tobytes() == wanted.reshape(len(crops), -1).tobytes()
