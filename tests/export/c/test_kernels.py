@@ -80,7 +80,7 @@ def test_a_million_random_int8_tensors(tmp_path: Path) -> None:
 
 MUTANTS = [
     ("avx512", False, "w += N * 16;", "w += N * 16 - (k == 5);"),
-    ("avx512", False, "0x4e);", "0xb1);"),
+    ("avx512", False, "sum, 0x4e", "sum, 0xb1"),
     (
         "avx2",
         False,
