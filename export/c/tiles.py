@@ -59,6 +59,19 @@ def few_sizes(pixels: int, vectors: int) -> set[int]:
     return sizes
 
 
+def up_to_eight(pixels: int, vectors: int) -> set[int]:
+    """The same with at most 8 pixels."""
+    if vectors == 4:
+        return few_sizes(pixels, vectors)
+    sizes: set[int] = set()
+    while pixels > 0:
+        eight = pixels >= 8 and (pixels % 8 == 0 or pixels % 7 != 0)
+        size = 8 if eight else next(s for s in (7, 4, 2, 1) if pixels >= s)
+        sizes.add(size)
+        pixels %= size
+    return sizes
+
+
 RULES: dict[Rule, tuple[str, ...]] = {
     nearly_equal: (
         "const int limit = n == 4 ? 6 : 8;",
@@ -71,6 +84,12 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "if (vectors == 3 && left >= 8 && (left % 8 == 0 || left % 7 != 0)) {\n        size = 8;",
         "} else if (vectors != 3 && left >= 14) {\n        size = 14;",
         "size = left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1;",
+        "*count = left / size;",
+    ),
+    up_to_eight: (
+        "const int tiles = (left + 5) / 6;\n        size = (left + tiles - 1) / tiles;",
+        "*count = left % tiles == 0 ? tiles : left % tiles;",
+        "size = left >= 8 && (left % 8 == 0 || left % 7 != 0) ? 8 : left >= 7 ? 7 : left >= 4 ? 4 : left >= 2 ? 2 : 1;",
         "*count = left / size;",
     ),
 }

@@ -20,7 +20,7 @@ from export.c.passes import is_int8, optimise
 from export.c.plan import Plan, Tuning, input_rows, make_plan
 from export.c.quantised import face_formula
 from export.c.read import read, supported_ops
-from export.c.tiles import RULES, nearly_equal, only_needed, rule_of
+from export.c.tiles import RULES, few_sizes, nearly_equal, only_needed, rule_of, up_to_eight
 from runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -193,9 +193,10 @@ def test_tiles_that_no_call_needs_fall_back_on_single_pixels() -> None:
     assert only_needed(other, frozenset({(56, 1)})) == other
 
 
-def test_the_widest_int8_kernel_is_cut_to_what_a_model_needs() -> None:
+def test_the_widest_kernels_are_cut_to_what_a_model_needs() -> None:
     source = source_text("kernels/qgemm-s8-avx512vnni.c")
-    assert rule_of(source) is nearly_equal
+    assert rule_of(source) is up_to_eight
+    assert rule_of(source_text("kernels/gemm-f32-avx512.c")) is few_sizes
     assert "LM_FEW_TILE(2, 1)" in only_needed(source, frozenset({(56, 1)}))
 
 
