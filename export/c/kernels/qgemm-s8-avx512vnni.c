@@ -54,10 +54,10 @@
 
 #if defined(__GNUC__)
 #define LM_FORCE_INLINE static inline __attribute__((always_inline))
-#define LM_APART static __attribute__((noinline))
+#define LM_BESIDE static __attribute__((noinline))
 #else
 #define LM_FORCE_INLINE static inline
-#define LM_APART static
+#define LM_BESIDE static
 #endif
 
 LM_FORCE_INLINE LM_TARGET_AVX512 int32_t lm_load_4(const uint8_t *p)
@@ -130,7 +130,7 @@ LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, const int32_t *sums, 
 }
 
 /* For tiles whose sums the constants of lm_put would push out of the registers. */
-LM_APART LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
+LM_BESIDE LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
 {
     (void)n;
     lm_put(put, sums, pixels, 4);
