@@ -130,7 +130,7 @@ LM_FORCE_INLINE LM_TARGET_AVX512 void lm_put(lm_qput *put, const int32_t *sums, 
 }
 
 /* For tiles whose sums the constants of lm_put would push out of the registers. */
-LM_BESIDE LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
+LM_BESIDE LM_UNUSED LM_TARGET_AVX512 void lm_put_4(lm_qput *put, const int32_t *sums, int pixels, int n)
 {
     (void)n;
     lm_put(put, sums, pixels, 4);
