@@ -25,9 +25,9 @@ def build_report(
     bench: BenchResult | None = None,
     name: str | None = None,
 ) -> str:
-    """The whole page; equal inputs give equal bytes."""
+    """The whole page; equal inputs give equal bytes, whatever the bundle's directory is called."""
     manifest = bundle.manifest
-    shown = name or bundle.directory.resolve().name
+    shown = name or f"{manifest.spec.architecture} x {manifest.spec.width:g}"
     arrays = read_arrays(bundle.read("probe"), "probe.npz") if manifest.has("probe") else {}
     parts = [
         sections.head(bundle, shown, evaluated, bench),
@@ -37,7 +37,7 @@ def build_report(
         sections.speed(bench),
         sections.layers(manifest),
         sections.files(manifest),
-        sections.running(manifest, shown),
+        sections.running(manifest, name or "BUNDLE"),
         _footer(bundle),
     ]
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
