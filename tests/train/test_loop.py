@@ -191,6 +191,16 @@ def raise_at(step: int):
     return after
 
 
+def test_the_auxiliary_net_learns_along(tmp_path: Path) -> None:
+    one_epoch = {"schedule": {"epochs": 1, "warmup": 0.0}}
+    train(tiny(**one_epoch), tmp_path / "without")
+    train(tiny(**one_epoch, loss={"aux_pose": 5.0}), tmp_path / "with")
+    assert rows(tmp_path / "with")[0]["train_loss"] > rows(tmp_path / "without")[0]["train_loss"] + 0.1
+    assert not load_checkpoint(tmp_path / "without/last.ckpt").state["pose"]
+    learned = load_checkpoint(tmp_path / "with/last.ckpt").state["pose"]
+    assert float(learned["angles.2.bias"].abs().min()) > 0, "the last bias starts at zero"
+
+
 # ---------------------------------------------------------------------------------------------- resume
 
 
