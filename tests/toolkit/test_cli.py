@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,22 @@ def test_a_users_own_module_of_our_name_is_named(tmp_path: Path, name: str) -> N
     run = toolkit("--version", cwd=tmp_path)
     assert run.returncode == 2
     assert f"{name}.py stands in front" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_help_keeps_what_stands_in_brackets() -> None:
+    assert "(default: 1%)" in " ".join(toolkit("export", "--help").stdout.replace("│", " ").split())
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    command = [sys.executable, "-m", "toolkit", "data", "synth", "200000", "-o", str(place / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not any(place.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert any(place.iterdir()), "nothing was ever begun"
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert list(place.iterdir()) == []

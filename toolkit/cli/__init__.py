@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -78,8 +79,14 @@ app.command("run")(run.run)
 app.command("fit-crop")(fit_crop.run)
 
 
+def _asked_to_end(number: int, _: object) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does: what is half-written goes."""
+    sys.exit(128 + number)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; people get one clear line, bugs keep their traceback under TOOLKIT_DEBUG=1."""
+    signal.signal(signal.SIGTERM, _asked_to_end)
     try:
         code = app(args=arguments, prog_name="toolkit", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -30,15 +30,15 @@ def run(
     burst: Annotated[int, typer.Option("--burst", min=1, max=1000, help="Runs in a turn.")] = 12,
     threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads, and cores, of each engine.")] = 1,
     cores: Annotated[
-        str | None, typer.Option("--cores", help="Which cores: 1 or 2,3. [default: the last ones allowed]")
+        str | None, typer.Option("--cores", help="Which cores: 1 or 2,3. (default: the last ones allowed)")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Faces to run on: a data set or synth:N. [default: the bundle's probes]"),
+        typer.Option("--data", help="Faces to run on: a data set or synth:N. (default: the bundle's probes)"),
     ] = None,
     env: Annotated[
         list[Path] | None,
-        typer.Option("--env", help="A virtual environment with other engines. [default: those of make bench-env]"),
+        typer.Option("--env", help="A virtual environment with other engines. (default: those of make bench-env)"),
     ] = None,
     throughput: Annotated[
         bool, typer.Option("--throughput/--no-throughput", help="Also faces per second at batch 1 to 64.")

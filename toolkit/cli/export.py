@@ -56,7 +56,7 @@ def run(
         ),
     ] = None,
     calib_count: Annotated[
-        int | None, typer.Option("--calib-count", help="How many of them, chosen by coverage. [default: 512]")
+        int | None, typer.Option("--calib-count", help="How many of them, chosen by coverage. (default: 512)")
     ] = None,
     calib_cache: Annotated[
         Path | None,
@@ -70,22 +70,22 @@ def run(
         typer.Option("--eval-data", help="Labelled faces; the int8 model must not lose more than --max-drop."),
     ] = None,
     max_drop: Annotated[
-        str | None, typer.Option("--max-drop", help="Largest relative NME increase on --eval-data. [default: 1%]")
+        str | None, typer.Option("--max-drop", help="Largest relative NME increase on --eval-data. (default: 1%)")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the calibration.", min=0, max=2**31)] = 0,
     c: Annotated[
         bool, typer.Option("--c", help="Also C sources without dependencies, float32 and, with --int8, int8.")
     ] = False,
     c_precision: Annotated[
-        CPrecision | None, typer.Option("--c-precision", help="Only this one of them. [default: what there is]")
+        CPrecision | None, typer.Option("--c-precision", help="Only this one of them. (default: what there is)")
     ] = None,
     c_prefix: Annotated[
-        str | None, typer.Option("--c-prefix", help="What the names in the C start with. [default: lm]")
+        str | None, typer.Option("--c-prefix", help="What the names in the C start with. (default: lm)")
     ] = None,
     c_isa: Annotated[
         str | None,
         typer.Option(
-            "--c-isa", help="Instruction sets to hold kernels for, comma-separated. [default: all; plain C always]"
+            "--c-isa", help="Instruction sets to hold kernels for, comma-separated. (default: all; plain C always)"
         ),
     ] = None,
     max_ram: Annotated[

@@ -15,7 +15,7 @@ def run(
     ] = None,
     bench: Annotated[Path | None, typer.Option("--bench", help="Speed: bench.json of toolkit bench.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write. [default: report.html in the bundle]")
+        Path | None, typer.Option("--out", "-o", help="Where to write. (default: report.html in the bundle)")
     ] = None,
 ) -> None:
     """Write report.html: what the model is, how it was made, how accurate and how fast, how to run it.
