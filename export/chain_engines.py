@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.chain_report import Report
 from export.tensorrt_engine import Source, engine_checks
 from export.tensorrt_inspect import Inspected, require_honest
 from runtime.backends.tensorrt import KIND, TensorRtModel, engines_of
 from runtime.bundle import Artefact, Bundle
 from runtime.engine import EngineCard, admit, look_around
 from runtime.errors import CheckFailedError, MissingBackendError
-
-if TYPE_CHECKING:
-    from export.chain import Report
 
 _LEGACY = ("entropy", "minmax")
 Faces = Callable[[], NDArray[np.float32]]

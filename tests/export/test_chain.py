@@ -15,7 +15,8 @@ import torch
 from onnx import numpy_helper
 
 from export.bundle import new_bundle
-from export.chain import Report, verify_bundle
+from export.chain import verify_bundle
+from export.chain_report import Report
 from export.onnx_file import parse_onnx, set_spec, spec_of, to_bytes
 from export.road import Options, checkpoint_bytes, export_bundle
 from runtime.bundle import MANIFEST, Artefact, Bundle, Manifest, arrays_to_bytes, read_arrays

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 import fake_tensorrt
 from fake_cuda import FakeCuda, fake_cuda  # noqa: F401
 
-from export.chain import Report, verify_bundle
+from export.chain import verify_bundle
 from export.chain_engines import engine_steps
+from export.chain_report import Report
 from export.tensorrt_build import Request, build_engines
 from export.tensorrt_rules import BuildOptions
 from runtime.backends.choose import open_backend
