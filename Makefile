@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 BENCH_ENGINES := numpy onnx==1.23.2 openvino==2026.4.1 ai-edge-litert==2.3.0 ncnn==1.0.20261020 pnnx==20261020 MNN==3.6.1
 BENCH_LITERT := torch==2.13.0 litert-torch==0.10.0 ai-edge-quantizer==0.10.0 onnx==1.23.2
 
-.PHONY: help setup demo test lint types bench bench-env docs clean
+.PHONY: help setup demo test test-all lint types bench bench-env docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ demo: $(READY) ## synthetic faces -> training -> pictures and numbers, in minute
 	$(BIN)/toolkit demo --force -o demo-out
 
 test: $(READY) ## all tests that this machine can run
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not exhaustive" $(TESTS)
+
+test-all: $(READY) ## the same, and every combination of nets, compilers, levels and instruction sets: about an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(TESTS)
 
 lint: $(READY) ## ruff: rules and format

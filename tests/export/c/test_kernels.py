@@ -59,17 +59,31 @@ def test_kernels_equal_their_reference(case: tuple[str, bool], tmp_path: Path) -
     assert result.returncode == 0, result.stdout
 
 
+SPREAD = {("gcc", "-O0"): "scalar", ("clang", "-O1"): "sse2", ("gcc", "-O3"): "avx2", ("clang", "-O3"): "avx512"}
+"""Every instruction set, compiler and level once; all combinations are exhaustive."""
+EVERY = [
+    pytest.param(
+        case,
+        cc,
+        level,
+        marks=() if SPREAD.get((cc, level)) == case[0] else pytest.mark.exhaustive,
+        id=f"{named(case)}-{cc}{level}",
+    )
+    for case in CASES
+    for cc in ("gcc", "clang")
+    for level in ("-O0", "-O1", "-O2", "-O3")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3"])
-@pytest.mark.parametrize("cc", ["gcc", "clang"])
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize("case, cc, level", EVERY)
 def test_kernels_at_every_level_of_optimisation(case: tuple[str, bool], cc: str, level: str, tmp_path: Path) -> None:
     program = kernels(tmp_path, *case, level, "-ffp-contract=fast", cc=cc)
     result = run_program(program, "20000", "check", str(len(level) + ord(level[-1])))
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_million_random_int8_tensors(tmp_path: Path) -> None:
     for isa in ("avx2", "avx512"):
         folder = tmp_path / isa

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -116,17 +117,24 @@ def test_the_selftest_names_the_layer_whose_weight_changed(tmp_path: Path) -> No
     assert Net(library, spec).selftest() == (8, 1)
 
 
+ZOO = [("ghostone", 0.25), ("ghostnet", 0.25), ("ghostnet-slim", 0.25), ("pfld", 0.25), ("ghostone", 1.0)]
 LEVELS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O0", "-O1", "-O2", "-O3")]
+SPREAD = [
+    (("ghostone", 0.25), "avx512", ("gcc", "-O3")),
+    (("ghostnet", 0.25), "avx2", ("clang", "-O2")),
+    (("ghostnet-slim", 0.25), "scalar", ("gcc", "-O0")),
+    (("pfld", 0.25), "avx512", ("clang", "-O3")),
+    (("ghostone", 1.0), "avx512", ("gcc", "-O2")),
+]
+"""Every net, instruction set, compiler and level once; all combinations are exhaustive."""
+EVERY = [
+    pytest.param(*one, marks=() if one in SPREAD else pytest.mark.exhaustive, id=f"{one[0]}-{one[1]}-{''.join(one[2])}")
+    for one in itertools.product(ZOO, ("scalar", "avx2", "avx512"), LEVELS)
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", LEVELS, ids=lambda b: f"{b[0]}{b[1]}")
-@pytest.mark.parametrize("name", ["scalar", "avx2", "avx512"])
-@pytest.mark.parametrize(
-    "case",
-    [("ghostone", 0.25), ("ghostnet", 0.25), ("ghostnet-slim", 0.25), ("pfld", 0.25), ("ghostone", 1.0)],
-    ids=str,
-)
+@pytest.mark.parametrize("case, name, build", EVERY)
 def test_every_int8_layer_of_the_zoo_at_every_level(
     case: tuple[str, float], name: str, build: tuple[str, str], tmp_path: Path
 ) -> None:
