@@ -105,7 +105,8 @@ def main(bundle: Bundle) -> dict[str, Any]:
 
 
 def interrupted(trt: Any, model: bytes) -> dict[str, Any]:
-    """Press Ctrl-C when the first phase is told."""
+    """Press Ctrl-C when the first phase is told; a shell starts its background jobs with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     told: list[str] = []
 
     def press(phase: str, _: float) -> None:

@@ -157,6 +157,8 @@ def test_progress_is_told(module: Any, graphs: Any) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_ends_the_build_at_the_next_step(module: Any, behaviour: fake_tensorrt.Behaviour, graphs: Any) -> None:
+    # A shell starts its background jobs with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     pressed, steps = threading.Event(), []
 
     def press() -> None:
@@ -167,8 +169,11 @@ def test_ctrl_c_ends_the_build_at_the_next_step(module: Any, behaviour: fake_ten
             threading.Event().wait(0.5)
 
     behaviour.on_step = press
-    with pytest.raises(KeyboardInterrupt):
-        build_plan(module("10.3"), graphs["fp32"], "fp32", BuildOptions())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(module("10.3"), graphs["fp32"], "fp32", BuildOptions())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(steps) == 1 and not behaviour.builds, "the build ended at the step where the key was pressed"
 
 

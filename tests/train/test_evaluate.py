@@ -125,8 +125,10 @@ def test_the_box_comes_from_where_the_rule_says() -> None:
         face_box(replace(face, box=None), annotated)
     with pytest.raises(UsageError, match="'scrfd'"):
         face_box(face, replace(SPEC, crop=CropRule(box="scrfd")))
+    unlabelled = replace(face, points=np.full((98, 2), np.nan, dtype=np.float32))
+    assert face_box(unlabelled, SPEC).x1 == 30.0
     with pytest.raises(InputError, match="no labelled point"):
-        face_box(replace(face, points=np.full((98, 2), np.nan, dtype=np.float32)), SPEC)
+        face_box(replace(unlabelled, box=None), SPEC)
 
 
 def test_a_predictor_of_the_wrong_shape_is_named() -> None:
