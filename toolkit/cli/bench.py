@@ -70,8 +70,12 @@ def run(
 
       toolkit bench bundle --threads 2 --no-throughput --compare bench-out/bench.json -o bench-new
     """
+    from runtime.bundle import Bundle
+    from runtime.files import write_json, write_text
     from toolkit.bench.contenders import parse_against
     from toolkit.bench.environment import describe
+    from toolkit.bench.gpu import COLUMNS as GPU_COLUMNS
+    from toolkit.bench.gpu import measure_bundle
     from toolkit.bench.result import BenchResult, refuse_other_machine
     from toolkit.bench.result import compare as hold
     from toolkit.bench.run import Request, bench_bundle, choose_cores
@@ -100,10 +104,11 @@ def run(
         refuse_other_machine(here, old.environment, os.fspath(compare or ""))
     with console.progress("rounds", request.rounds) as advance:
         result = bench_bundle(bundle, request, console.say, lambda: advance())
+    on_gpu = measure_bundle(Bundle.open(bundle), console.say)
     result.write(out / "bench.json")
-    from runtime.files import write_text
-
     write_text(out / "bench.md", markdown(result))
+    if on_gpu:
+        write_json(out / "gpu.json", [engine.to_dict() for engine in on_gpu])
     draw(result, out / "bench.png")
     changes = [] if old is None else hold(result, old, os.fspath(compare or ""))
     if as_json:
@@ -113,6 +118,10 @@ def run(
         print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _show(result)
+    for engine in on_gpu:
+        console.show(console.table(engine.title(), GPU_COLUMNS, engine.rows()))
+        for warning in engine.times.warnings:
+            console.say(warning)
     if changes:
         from toolkit.bench.show import CHANGE_COLUMNS, change_rows
 
