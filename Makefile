@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Engines that the toolkit is compared with; LiteRT's converter pins its own PyTorch, so it lives apart.
-BENCH_ENGINES := numpy onnx==1.23.2 openvino==2026.4.1 ai-edge-litert==2.3.0 ncnn==1.0.20261020 pnnx==20261020 MNN==3.6.1
+BENCH_ENGINES := numpy torch==2.13.0 onnx==1.23.2 openvino==2026.4.1 ai-edge-litert==2.3.0 ncnn==1.0.20261020 pnnx==20261020 MNN==3.6.1
 BENCH_LITERT := torch==2.13.0 litert-torch==0.10.0 ai-edge-quantizer==0.10.0 onnx==1.23.2
 
 .PHONY: help setup demo test test-all lint types bench bench-env docs clean
