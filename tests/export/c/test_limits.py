@@ -16,7 +16,7 @@ from c_nets import compile_c, cpu_has, exported, fp32_model, int8_model, run_pro
 
 SPEC = spec_of("ghostone", 1.0, 112, 98)
 COMPILE_SECONDS = 20
-CODE_BYTES = 96 << 10
+CODE_BYTES = 64 << 10
 ISA_FLAGS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma"),
     "avx2": ("-mavx2", "-mfma"),
