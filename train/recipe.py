@@ -117,12 +117,12 @@ class LossRecipe:
 class OptimizerRecipe:
     """How weights move."""
 
-    name: str = _option("adamw", "optimizer", flag="optimizer", choices=("adamw", "adam", "sgd"))
+    name: str = _option("adamw", "optimizer", flag="optimizer", choices=("adamw", "adam", "sgd", "muon"))
     lr: float = _option(2e-3, "peak learning rate", low=1e-9, high=100)
     weight_decay: float = _option(
         1e-4, "decay of convolution and linear weights, never of norms or biases", low=0, high=1
     )
-    momentum: float = _option(0.9, "momentum of sgd, first beta of adam", low=0, high=0.9999)
+    momentum: float = _option(0.9, "momentum of sgd and muon, first beta of adam", low=0, high=0.9999)
     clip: float = _option(0.0, "largest gradient norm; 0 = no clipping", low=0)
 
 

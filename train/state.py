@@ -18,6 +18,7 @@ from train.checkpoint import Checkpoint
 from train.machine import Machine
 from train.models.pose import AuxiliaryNet
 from train.models.zoo import build
+from train.muon import Muon, dense_kernels
 from train.recipe import OptimizerRecipe, Recipe
 from train.rundir import Row
 from train.schedule import Schedule
@@ -181,12 +182,18 @@ class TrainingState:
 
 def make_optimizer(modules: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """The optimizer; norms and biases are spared from decay."""
-    weights = [p for p in modules.parameters() if p.ndim > 1]
-    others = [p for p in modules.parameters() if p.ndim <= 1]
+    turned = {id(p) for p in dense_kernels(modules)} if recipe.name == "muon" else set()
+    kinds: tuple[list[nn.Parameter], ...] = ([], [], [])
+    for p in modules.parameters():
+        kinds[0 if id(p) in turned else 1 if p.ndim > 1 else 2].append(p)
     groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": kinds[0], "weight_decay": recipe.weight_decay, "orthogonal": True},
+        {"params": kinds[1], "weight_decay": recipe.weight_decay},
+        {"params": kinds[2], "weight_decay": 0.0},
     ]
+    if recipe.name == "muon":
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
+    groups = groups[1:]
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
     kind = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam

@@ -151,6 +151,7 @@ def test_running_twice_gives_the_same(tmp_path: Path) -> None:
             "average": {"decay": 0.0},
         },
         {"model": {"architecture": "ghostone", "branches": 1}},
+        {"optimizer": {"name": "muon"}, "model": {"architecture": "ghostone", "branches": 2}},
         {
             "model": {"architecture": "ghostnet", "layout": "ibug68"},
             "run": {"channels_last": True, "deterministic": True, "amp": "bf16"},

@@ -110,7 +110,7 @@ def _clamp(value: float, low: float, high: float) -> float:
     return float(min(max(value, low), high))
 
 
-_POSES = ((0.27, 1.31, 0.20, 1.31), (0.14, 0.52, 0.10, 0.52), (0.13, 0.44, 0.12, 0.44))
+_POSES = ((0.27, 1.05, 0.30, 1.05), (0.14, 0.52, 0.10, 0.52), (0.13, 0.60, 0.14, 0.60))
 """Yaw, pitch, roll: arguments of `_mixed`."""
 
 
