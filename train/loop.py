@@ -282,7 +282,8 @@ def batch_nme(points: Tensor, truth: Tensor, weights: Tensor, normaliser: Normal
         extent = truth.masked_fill(hidden, -np.inf).amax(1) - truth.masked_fill(hidden, np.inf).amin(1)
         scale = extent.clamp_min(0).prod(-1).sqrt()
         known = scale > 0
-    gap = torch.linalg.vector_norm(points - truth, dim=-1) * weights
-    errors = gap.sum(1) / weights.sum(1).clamp_min(1) / torch.where(known, scale, torch.ones_like(scale))
+    labelled = (weights > 0).to(points.dtype)
+    gap = torch.linalg.vector_norm(points - truth, dim=-1) * labelled
+    errors = gap.sum(1) / labelled.sum(1).clamp_min(1) / torch.where(known, scale, torch.ones_like(scale))
     mean: Tensor = torch.where(known, errors, torch.zeros_like(errors)).sum() / known.sum().clamp_min(1)
     return mean

@@ -1,7 +1,8 @@
 """Landmark losses, on points in pixels of the network's input.
 
-Every loss is a value per point, averaged over the labelled points of a face (weighted), then over the faces of the
-batch; a NaN target is a point without label, a face without any counts as zero.
+Every loss is a value per point, times the point's weight, averaged over the labelled points of a face, then over the
+faces of the batch. A NaN target or a weight of 0 is a point without label; a face without any counts as zero. Weights
+are not scaled to a sum: a face whose points all weigh a half pulls half as much.
 """
 
 from __future__ import annotations
@@ -38,16 +39,17 @@ class PointLoss(nn.Module):
         raise NotImplementedError
 
     def per_face(self, pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Weighted mean over the labelled points of each face: (B,)."""
+        """Mean over the labelled points of each face of value times weight: (B,)."""
         labelled = torch.isfinite(target).all(-1)
         if weights is not None:
             labelled = labelled & (weights > 0)
         target = torch.where(labelled[..., None], target, math.nan)
         offset = torch.where(labelled[..., None], pred - target, 0)
-        weight = labelled.to(pred.dtype) if weights is None else torch.where(labelled, weights.to(pred.dtype), 0)
-        total = weight.sum(1)
+        count = labelled.sum(1).to(pred.dtype)
         value = torch.where(labelled, self.per_point(offset, target), 0)
-        return (value * weight).sum(1) / torch.where(total > 0, total, 1)
+        if weights is not None:
+            value = value * torch.where(labelled, weights.to(pred.dtype), 0)
+        return value.sum(1) / count.clamp_min(1)
 
     def forward(
         self,

@@ -131,11 +131,40 @@ def test_nme_takes_no_size_from_points_without_weight(normaliser: Normaliser | s
     assert loss(pred, target, torch.tensor([[0.0, 1.0, 0.0, 0.0]])).item() == 0
 
 
-def test_weights_are_a_weighted_mean_over_points() -> None:
+@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "log-l2", "nme", "pfld"])
+def test_weights_scale_the_pull_of_each_point(name: str) -> None:
+    torch.manual_seed(0)
+    target = 10 * torch.randn(2, 4, 2, dtype=torch.float64)
+    pred = (target + torch.randn(2, 4, 2, dtype=torch.float64)).requires_grad_()
+    loss = make_loss(name)
+
+    def slope(weights: torch.Tensor | None) -> torch.Tensor:
+        return torch.autograd.grad(loss(pred, target, weights), pred)[0]
+
+    plain = slope(None)
+    weights = torch.tensor([[1.0, 0.5, 0.25, 2.0], [0.125, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    assert torch.equal(slope(torch.ones(2, 4)), plain)
+    torch.testing.assert_close(slope(weights), plain * weights[..., None])
+    assert (plain != 0).all()
+
+
+@pytest.mark.parametrize("name", ["wing", "smoothl1", "l2", "log-l2", "nme", "pfld"])
+def test_weight_zero_is_a_masked_point(name: str) -> None:
+    torch.manual_seed(1)
+    target = 10 * torch.randn(2, 5, 2)
+    pred = target + torch.randn(2, 5, 2)
+    weights = torch.tensor([[1.0, 0.0, 1.0, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0, 0.0]])
+    masked = torch.where(weights[..., None] > 0, target, math.nan)
+    assert torch.equal(make_loss(name)(pred, target, weights), make_loss(name)(pred, masked, weights))
+    only_masked = make_loss(name)(pred, masked)
+    assert torch.equal(make_loss(name)(pred, target, (weights > 0).float()), only_masked)
+
+
+def test_weights_are_not_scaled_to_a_sum() -> None:
     target = torch.zeros(1, 3, 2, dtype=torch.float64)
     pred = torch.tensor([[[1.0, 0], [2.0, 0], [5.0, 0]]], dtype=torch.float64)
     weights = torch.tensor([[1.0, 3.0, 0.0]])
-    assert make_loss("l2")(pred, target, weights).item() == pytest.approx((1 * 1 + 3 * 4) / 4)
+    assert make_loss("l2")(pred, target, weights).item() == pytest.approx((1 * 1 + 3 * 4) / 2)
 
 
 def test_every_attribute_counts_and_no_face_weighs_nothing() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.cli import console
+from toolkit.cli import console, label
 
 if TYPE_CHECKING:
     from train.data.problems import OnError
@@ -210,3 +210,6 @@ def pack(
         )
     _name_broken(built, already=len(problems_of(opened)))
     typer.echo(f"{len(built)} faces of {size} x {size}: {output}")
+
+
+app.command("label", epilog=label.EPILOG)(label.label)

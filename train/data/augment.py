@@ -253,6 +253,13 @@ def move_points(
     return targets.astype(np.float32), known.astype(np.float32)
 
 
+def move_weights(weights: NDArray[np.float32], moves: Moves, flip: Sequence[int]) -> NDArray[np.float32]:
+    """Weights (B, N) go where their points go when a face is mirrored."""
+    moved = weights.copy()
+    moved[moves.flipped] = moved[moves.flipped][:, list(flip)]
+    return moved
+
+
 def move_angles(angles: NDArray[np.float32], moves: Moves) -> NDArray[np.float32]:
     """Yaw, pitch, roll after the turn of the square and the mirror; roll > 0 tips the head to the image's right."""
     moved = angles.astype(np.float64)

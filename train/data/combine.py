@@ -113,13 +113,17 @@ class LayoutSource:
 
     def sample(self, index: int) -> FaceSample:
         sample = self._source.sample(index)
-        chosen = list(IBUG68_IN_WFLW98)
+        chosen, weights = list(IBUG68_IN_WFLW98), sample.weights
         if self._layout.count < self._source.layout.count:
             points = sample.points[chosen]
+            weights = weights if weights is None else weights[chosen]
         else:
             points = np.full((self._layout.count, 2), np.nan, dtype=np.float32)
             points[chosen] = sample.points
-        return replace(sample, points=points, layout=self._layout.name)
+            if weights is not None:
+                weights = np.zeros(self._layout.count, dtype=np.float32)
+                weights[chosen] = sample.weights
+        return replace(sample, points=points, weights=weights, layout=self._layout.name)
 
     def photo(self, index: int) -> Image:
         return self._source.photo(index)

@@ -17,7 +17,7 @@ from runtime.geometry import warp
 from runtime.images import Image
 from runtime.layouts import IBUG68, IBUG68_IN_WFLW98, LAYOUTS
 from runtime.spec import ModelSpec
-from train.data.augment import AugmentConfig, draw_moves, move_angles, move_points, squares
+from train.data.augment import AugmentConfig, draw_moves, move_angles, move_points, move_weights, squares
 from train.data.combine import can_convert
 from train.data.draws import Draws, shuffled
 from train.data.pack import FacePack
@@ -39,7 +39,7 @@ class Batch:
     targets: NDArray[np.float32]
     """(B, N, 2) in [0, 1] of the crop; 0.5 where unknown."""
     weights: NDArray[np.float32]
-    """(B, N): 1, or 0 where the source does not label the point."""
+    """(B, N): how much each point counts, 1 unless the source says otherwise; 0 where it does not label the point."""
     attributes: NDArray[np.float32]
     """(B, 6): 1 where the flag is set; 0 where it is not or not known."""
     angles: NDArray[np.float32]
@@ -211,6 +211,8 @@ class BatchLoader:
         targets, weights = move_points(
             tables.points[faces], moves, tables.half[faces], size, self.spec.flip_permutation
         )
+        if tables.weights is not None:
+            weights *= move_weights(tables.weights[faces], moves, self.spec.flip_permutation)
         plan = PixelPlan(self.augment, draws, size)
         images = np.empty((len(faces), size, size, 3), dtype=np.uint8)
         for row, face in enumerate(faces.tolist()):
@@ -255,6 +257,9 @@ class _Tables:
         self.points = np.concatenate([_points_in_layout(pack, spec) for pack in packs])
         self.attributes = np.concatenate([(pack.attributes > 0).astype(np.float32) for pack in packs])
         self.angles = np.concatenate([pack.angles for pack in packs])
+        self.weights: NDArray[np.float32] | None = None
+        if any(pack.weights is not None for pack in packs):
+            self.weights = np.concatenate([_weights_in_layout(pack, spec) for pack in packs])
 
 
 def _points_in_layout(pack: FacePack, spec: ModelSpec) -> NDArray[np.float32]:
@@ -266,3 +271,14 @@ def _points_in_layout(pack: FacePack, spec: ModelSpec) -> NDArray[np.float32]:
     points = np.full((len(pack), spec.points, 2), np.nan, dtype=np.float32)
     points[:, list(IBUG68_IN_WFLW98)] = pack.points
     return points
+
+
+def _weights_in_layout(pack: FacePack, spec: ModelSpec) -> NDArray[np.float32]:
+    given = np.ones(pack.points.shape[:2], dtype=np.float32) if pack.weights is None else pack.weights
+    if pack.layout.name == spec.layout:
+        return given
+    if spec.layout == IBUG68.name:
+        return given[:, list(IBUG68_IN_WFLW98)]
+    weights = np.zeros((len(pack), spec.points), dtype=np.float32)
+    weights[:, list(IBUG68_IN_WFLW98)] = given
+    return weights

@@ -26,6 +26,7 @@ from runtime.geometry import Box, Region, transform, warp
 from runtime.images import Image
 from runtime.layouts import Layout, layout_named
 from runtime.spec import ModelSpec
+from train.data.confidence import full_weights
 from train.data.problems import OnError, Problems, problems_of
 from train.data.sample import FaceSample, FaceSource
 
@@ -33,6 +34,8 @@ FORMAT = 1
 META_NAME = "pack.json"
 FACES = "faces.npy"
 TABLES = ("points", "photo_boxes", "boxes", "regions", "attributes", "angles")
+WEIGHTS = "weights.npy"
+"""Only where some face says how much its points count."""
 TEXTS = "texts.json"
 UNKNOWN_FLAG = -1
 MAX_TEXT_BYTES = 1 << 30
@@ -80,6 +83,8 @@ def fingerprint(source: FaceSource, settings: PackSettings) -> str:
         rest = (sample.image.name, _file_size(sample.image), sample.box, sample.attributes, sample.angles, sample.group)
         digest.update(repr(rest).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(sample.points, dtype=np.float32).tobytes())
+        if sample.weights is not None:
+            digest.update(b"weights" + np.ascontiguousarray(sample.weights, dtype=np.float32).tobytes())
     for index in sorted({0, len(source) // 2, len(source) - 1})[:PIXELS_HASHED]:
         digest.update(_pixels(source, index))
     return digest.hexdigest()
@@ -264,6 +269,9 @@ def _write_tables(folder: Path, kept: list[_Cut]) -> None:
     }
     for name, table in tables.items():
         np.save(folder / f"{name}.npy", table, allow_pickle=False)
+    if any(cut.sample.weights is not None for cut in kept):
+        weights = np.stack([full_weights(cut.sample.weights, cut.sample.points) for cut in kept])
+        np.save(folder / WEIGHTS, weights, allow_pickle=False)
 
 
 @contextmanager
@@ -319,6 +327,12 @@ class FacePack:
         """0 or 1; -1 where unknown."""
         self.angles: NDArray[np.float32] = _table(self.directory / "angles.npy", (count, 3), np.float32)
         """Yaw, pitch, roll in radians; NaN where unknown."""
+        self.weights: NDArray[np.float32] | None = None
+        """(N, P) how much each point counts in training; None = every labelled point 1."""
+        if WEIGHTS in self._meta["bytes"]:
+            self.weights = _table(self.directory / WEIGHTS, (count, points), np.float32)
+            if not bool((np.isfinite(self.weights) & (self.weights >= 0)).all()):
+                raise InputError(f"{self.directory / WEIGHTS}: weights must be 0 or more; {_HOW}")
         self._texts = _checked_texts(self.directory / TEXTS, count)
         self.problems = Problems()
 
@@ -359,6 +373,7 @@ class FacePack:
             attributes=None if (flags == UNKNOWN_FLAG).any() else (a, b, c, d, e, f),
             angles=None if np.isnan(angles).any() else (float(angles[0]), float(angles[1]), float(angles[2])),
             origin=origin,
+            weights=None if self.weights is None else np.asarray(self.weights[index]),
             group=group,
         )
 
@@ -386,7 +401,7 @@ def _checked_meta(directory: Path) -> dict[str, Any]:
     if not isinstance(meta["settings"]["size"], int) or meta["count"] < 1:
         raise InputError(f"{path}: count and size must be positive whole numbers; {_HOW}")
     expected = {FACES, TEXTS, *(f"{name}.npy" for name in TABLES)}
-    if set(meta["bytes"]) != expected:
+    if set(meta["bytes"]) - {WEIGHTS} != expected:
         raise InputError(f"{path}: names other files than a pack has; {_HOW}")
     for name, size in meta["bytes"].items():
         found_size = _file_size(directory / name)

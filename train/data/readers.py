@@ -15,6 +15,7 @@ from runtime.files import read_bytes, require_file
 from runtime.images import Image, read_image
 from runtime.layouts import Layout, plain_layout
 from train.data.angles import read_angles
+from train.data.confidence import Weights, WeightTable
 from train.data.lines import MAX_LINE_BYTES, Line, LineError, check_points, layout_of_count, parse_line
 from train.data.photos import Album, Size, group_of, images_folder, outside_photo, photo_beside
 from train.data.problems import OnError, Problems
@@ -34,6 +35,7 @@ class Entry:
     where: str
     name: str
     line: Line
+    weights: Weights | None = None
 
 
 class ListSource:
@@ -102,9 +104,11 @@ def read_list(
 
 def _entries(source: Path, problems: Problems) -> list[Entry]:
     entries: list[Entry] = []
+    table, faces = WeightTable.beside(source), 0
     for number, raw in _numbered_lines(source):
         if not raw.strip():
             continue
+        faces += 1
         where = f"{source}:{number}"
         try:
             line = parse_line(raw)
@@ -115,7 +119,10 @@ def _entries(source: Path, problems: Problems) -> list[Entry]:
         except LineError as error:
             problems.add(error.kind, where, str(error))
             continue
-        entries.append(Entry(where, line.path, line))
+        weights = table.row(faces - 1, line.path, line.layout.count) if table else None
+        entries.append(Entry(where, line.path, line, weights))
+    if table:
+        table.check_count(faces)
     return entries
 
 
@@ -169,6 +176,7 @@ def assemble(
                 attributes=entry.line.flags,
                 angles=angles.get(entry.name),
                 origin=entry.where,
+                weights=entry.weights,
                 group=group_of(entry.name),
             )
         )

@@ -33,6 +33,8 @@ class FaceSample:
     """Yaw, pitch, roll in radians; None when unknown."""
     origin: str = ""
     """Where the label stands, as file:line."""
+    weights: NDArray[np.float32] | None = None
+    """(N,) how much each point counts in training; None = every labelled point 1."""
     group: str = ""
     """Faces of one photo (or one person) share a group, so that a split never tears them apart."""
 
