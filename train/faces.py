@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from train.data.pack import FacePack, PackSettings, cached_pack
 from train.data.problems import problems_of
 from train.data.sample import FaceSource
 from train.data.split import Indices, split_by_group
+from train.data.views import View
 from train.distributed import Team
 from train.evaluate import point_map
 from train.objective import named_values
@@ -61,7 +62,9 @@ class Faces:
     notes: tuple[str, ...]
     """What a user should know: counts, broken faces."""
 
-    def loader(self, recipe: Recipe, spec: ModelSpec, augment: AugmentConfig, team: Team) -> BatchLoader:
+    def loader(
+        self, recipe: Recipe, spec: ModelSpec, augment: AugmentConfig, team: Team, views: Sequence[View] = ()
+    ) -> BatchLoader:
         """Batches of the training faces; a part's share of an epoch is its size times its weight."""
         starts = np.cumsum([0, *(len(part.pack) for part in self.parts)])
         chosen = np.concatenate([part.indices + start for part, start in zip(self.parts, starts, strict=False)])
@@ -76,11 +79,12 @@ class Faces:
             indices=chosen,
             rank=team.rank,
             world=team.size,
+            views=views,
         )
 
-    def fingerprint(self) -> str:
-        """Tells whether a resumed run sees the same faces as before."""
-        digest = hashlib.sha256()
+    def fingerprint(self, teachers: str = "") -> str:
+        """Tells whether a resumed run sees the same faces, and hears the same teachers, as before."""
+        digest = hashlib.sha256(teachers.encode())
         for part in self.parts:
             digest.update(f"{part.pack.key} {part.weight!r}".encode())
             digest.update(np.ascontiguousarray(part.indices, dtype=np.int64).tobytes())

@@ -33,6 +33,7 @@ from train.recipe import Recipe
 from train.report import write_report
 from train.rundir import Row, RunDirectory
 from train.state import TrainingState
+from train.teachers import Fuse, Teachers
 from train.watch import Moment, Unwatched, Watch
 
 LOOK_EVERY = 25
@@ -54,9 +55,15 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe, folder: Path, *, resume: bool = False, force: bool = False, watch: Watch | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    watch: Watch | None = None,
+    fuse: Fuse | None = None,
 ) -> Outcome:
-    """Train by a recipe into a folder, or go on with the run that lies there."""
+    """Train by a recipe into a folder, or go on with the run that lies there; `fuse` makes teachers quicker."""
     run = RunDirectory(folder)
     start = load_checkpoint(run.last) if resume else None
     apart = statistics_apart(not recipe.run.joint_norms)
@@ -66,7 +73,7 @@ def train(
         if team.leads and not resume:
             run.refuse_if_used(force)
         watch = watch if watch is not None and team.leads else Unwatched()
-        training = Training(recipe, run, opened, machine, team, wish, watch)
+        training = Training(recipe, run, opened, machine, team, wish, watch, fuse)
         if team.leads and not resume:
             run.claim(force)
         return training.go(start)
@@ -76,7 +83,15 @@ class Training:
     """One run: `go` is the loop, `step` one step of it."""
 
     def __init__(
-        self, recipe: Recipe, run: RunDirectory, opened: Opened, machine: Machine, team: Team, wish: Wish, watch: Watch
+        self,
+        recipe: Recipe,
+        run: RunDirectory,
+        opened: Opened,
+        machine: Machine,
+        team: Team,
+        wish: Wish,
+        watch: Watch,
+        fuse: Fuse | None = None,
     ) -> None:
         self.recipe, self.run, self.machine, self.team, self.wish, self.watch = recipe, run, machine, team, wish, watch
         self.opened = opened
@@ -85,15 +100,18 @@ class Training:
         self.normaliser = normaliser_for(self.spec.point_layout, self.spec.normaliser)
         self.objective = make_objective(recipe, self.spec)
         self.init = load_checkpoint(recipe.model.init) if recipe.model.init else None
+        self.teachers = Teachers(recipe.distill, self.spec, machine, fuse)
         augment = augmentation(recipe)
         faces = prepare_faces(recipe, self.spec, opened, watch.working)
-        self.loader = faces.loader(recipe, self.spec, augment, team)
+        self.loader = faces.loader(recipe, self.spec, augment, team, self.teachers.views)
         self.jury = Jury(self.spec, machine, team)
         self.validation = faces.validation
         self.crops = self.jury.cut(self.validation, watch.working)
         with_pose = self.objective.pose > 0
-        self.state = TrainingState(recipe, self.spec, machine, len(self.loader), faces.fingerprint(), with_pose)
-        for note in (*faces.notes, f"{self.state.describe()}, {machine.describe()}", *slow_blocks(self.spec, machine)):
+        seen = faces.fingerprint(self.teachers.digest)
+        self.state = TrainingState(recipe, self.spec, machine, len(self.loader), seen, with_pose)
+        network = f"{self.state.describe()}, {machine.describe()}"
+        for note in (*faces.notes, *self.teachers.describe(), network, *slow_blocks(self.spec, machine)):
             watch.note(note)
 
     def go(self, start: Checkpoint | None) -> Outcome:
@@ -146,6 +164,7 @@ class Training:
         points, truth = output.float().view_as(targets) * size, targets * size
         guessed = None if guess is None else guess.float()
         loss = self.objective(points, truth, weights, Extras(guessed, angles, attributes))
+        loss = self.teachers.mixed(loss, points, batch, self.objective.points)
 
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

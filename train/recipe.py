@@ -114,6 +114,27 @@ class LossRecipe:
 
 
 @dataclass(frozen=True)
+class DistillRecipe:
+    """What is learned from other networks."""
+
+    teacher: tuple[str, ...] = _option(
+        (),
+        "checkpoint of a trained network, whose landmarks on the same augmented crop are learned too; "
+        "a trailing :WEIGHT (default 1) counts it more or less than the others; may be repeated",
+    )
+    weight: float = _option(
+        1.0, "weight of the teachers' term; 1 = as much as the labels", flag="teacher-weight", low=0, high=1000
+    )
+    labels: float = _option(
+        1.0,
+        "weight of the labels' term where there are teachers; 0 = learn from them alone",
+        flag="label-weight",
+        low=0,
+        high=1000,
+    )
+
+
+@dataclass(frozen=True)
 class OptimizerRecipe:
     """How weights move."""
 
@@ -185,6 +206,7 @@ class Recipe:
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     loss: LossRecipe = LossRecipe()
+    distill: DistillRecipe = DistillRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     average: AverageRecipe = AverageRecipe()

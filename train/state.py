@@ -136,8 +136,8 @@ class TrainingState:
             )
         if progress.get("faces") != self.faces:
             raise InputError(
-                f"{where}: the training faces changed since it was written (files, labels, split, weights), so the run "
-                "cannot go on as it was; start a new one with --init from its best.ckpt"
+                f"{where}: the training faces changed since it was written (files, labels, split, weights, teachers), "
+                "so the run cannot go on as it was; start a new one with --init from its best.ckpt"
             )
         try:
             self.model.load_state_dict(checkpoint.model, strict=True)

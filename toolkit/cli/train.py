@@ -17,6 +17,7 @@ from train.recipe import KEYS, Key, Recipe, overlay, read_recipe
 if TYPE_CHECKING:
     from train.loop import Outcome
     from train.rundir import Row
+    from train.teachers import Fuse
     from train.watch import Moment
 
 SECTION_TITLES = {
@@ -24,6 +25,7 @@ SECTION_TITLES = {
     "data": "Data",
     "augment": "Augmentation",
     "loss": "Loss",
+    "distill": "Teachers",
     "optimizer": "Optimizer",
     "schedule": "Schedule",
     "average": "Average of weights",
@@ -71,11 +73,22 @@ def _run(out: Path | None, config: Path | None, resume: bool, force: bool, given
     else:
         recipe = overlay(read_recipe(config) if config is not None else Recipe(), given)
         folder = out or Path("runs") / f"{recipe.model.architecture}-{recipe.model.width:g}"
-    outcome = train(recipe, folder, resume=resume, force=force, watch=Terminal(recipe, folder))
+    outcome = train(
+        recipe, folder, resume=resume, force=force, watch=Terminal(recipe, folder), fuse=fuse_teachers(recipe)
+    )
     if outcome.measured:
         _show(outcome)
     if not outcome.finished and not outcome.measured:
         raise typer.Exit(130)
+
+
+def fuse_teachers(recipe: Recipe) -> Fuse | None:
+    """How teachers are fused; nothing heavy is imported where there is none."""
+    if not recipe.distill.teacher:
+        return None
+    from export.fuse import fuse
+
+    return fuse
 
 
 def _show(outcome: Outcome) -> None:

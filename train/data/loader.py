@@ -17,11 +17,12 @@ from runtime.geometry import warp
 from runtime.images import Image
 from runtime.layouts import IBUG68, IBUG68_IN_WFLW98, LAYOUTS
 from runtime.spec import ModelSpec
-from train.data.augment import AugmentConfig, draw_moves, move_angles, move_points, move_weights, squares
+from train.data.augment import AugmentConfig, Moves, draw_moves, move_angles, move_points, move_weights, squares
 from train.data.combine import can_convert
 from train.data.draws import Draws, shuffled
 from train.data.pack import FacePack
 from train.data.pixels import PixelPlan
+from train.data.views import View
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,10 @@ class Batch:
     """(B, 3) yaw, pitch, roll in radians; NaN where unknown."""
     indices: NDArray[np.int64]
     """(B,) which faces of the sources, counted through all of them."""
+    pixels: NDArray[np.float32]
+    """(B,) a pixel of the photo, as a fraction of the crop's side."""
+    views: tuple[NDArray[np.uint8], ...] = ()
+    """The same faces for other networks, (B, T, T, 3) BGR each, in the order of the loader's `views`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,8 +103,10 @@ class BatchLoader:
         drop_last: bool = True,
         rank: int = 0,
         world: int = 1,
+        views: Sequence[View] = (),
     ) -> None:
         self.spec = spec
+        self.views = tuple(views)
         self.augment = augment if augment is not None else AugmentConfig()
         self.batch_size = batch_size
         self.seed = seed
@@ -219,8 +226,28 @@ class BatchLoader:
             crop = warp(self._pixels(face), moves.matrices[row], size, self.spec.crop.padding)
             images[row] = plan.apply(row, crop, self._texture)
         return Batch(
-            images, targets, weights, tables.attributes[faces], move_angles(tables.angles[faces], moves), faces.copy()
+            images,
+            targets,
+            weights,
+            tables.attributes[faces],
+            move_angles(tables.angles[faces], moves),
+            faces.copy(),
+            (tables.densities[faces] * moves.scales / size).astype(np.float32),
+            tuple(self._seen(view, images, faces, moves, draws) for view in self.views),
         )
+
+    def _seen(
+        self, view: View, crops: NDArray[np.uint8], faces: NDArray[np.int64], moves: Moves, draws: Draws
+    ) -> NDArray[np.uint8]:
+        """The batch in another view: warped from the pack itself, never from the crop."""
+        if view.is_crop(self.spec.crop.padding):
+            return crops
+        images = np.empty((len(faces), view.size, view.size, 3), dtype=np.uint8)
+        plan, matrices = PixelPlan(self.augment, draws, self.spec.input_size, view), view.matrices(moves.matrices)
+        for row, face in enumerate(faces.tolist()):
+            seen = warp(self._pixels(face), matrices[row], view.size, view.padding)
+            images[row] = plan.apply(row, seen, self._texture)
+        return images
 
     def _pixels(self, face: int) -> Image:
         which = bisect_right(self._bounds, face) - 1
@@ -254,6 +281,8 @@ class _Tables:
         self.centres = np.concatenate([cut.centres for cut in cuts])
         self.sides = np.concatenate([cut.sides for cut in cuts])
         self.half = np.concatenate([cut.half for cut in cuts])
+        self.densities = np.concatenate([pack.settings.size / pack.regions[:, 2] for pack in packs])
+        """Pixels of the pack per pixel of the photo."""
         self.points = np.concatenate([_points_in_layout(pack, spec) for pack in packs])
         self.attributes = np.concatenate([(pack.attributes > 0).astype(np.float32) for pack in packs])
         self.angles = np.concatenate([pack.angles for pack in packs])

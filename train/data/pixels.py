@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runtime.images import Image
 from train.data.augment import AugmentConfig
 from train.data.draws import Draws
+from train.data.views import View
 
 LUMA_BGR = (0.114, 0.587, 0.299)
 NOISE_VALUES = 1 << 19
@@ -36,20 +37,22 @@ def _noise_bank() -> tuple[NDArray[np.int16], ...]:
 class PixelPlan:
     """What happens to the pixels of each face of a batch; all random numbers are drawn for the batch at once."""
 
-    def __init__(self, config: AugmentConfig, draws: Draws, size: int) -> None:
-        self._size = size
-        self._occlude = _Occlusions(config, draws, size) if config.occlusion > 0 else None
+    def __init__(self, config: AugmentConfig, draws: Draws, size: int, view: View | None = None) -> None:
+        """For crops of `size` pixels, or for another view of them."""
+        self._scale = view.scale if view is not None else 1.0
+        self._size = view.size if view is not None else size
+        self._occlude = _Occlusions(config, draws, size, view) if config.occlusion > 0 else None
         self._colour = _colour_matrices(config, draws)
         self._gamma = _gamma_tables(config, draws)
-        self._shrink = _sizes_after_shrinking(config, draws, size)
-        self._blur = _blurs(config, draws)
-        self._noise = _noises(config, draws, size)
+        self._shrink = _sizes_after_shrinking(config, draws, size, view)
+        self._blur = _blurs(config, draws, self._scale)
+        self._noise = _noises(config, draws, self._size)
         self._jpeg = _qualities(config, draws)
 
     def apply(self, row: int, face: Image, texture: Texture) -> Image:
         """Change the crop of batch row `row`."""
         if self._occlude is not None:
-            self._occlude.apply(row, face, texture)
+            self._occlude.apply(row, face, texture if self._scale == 1 else self._enlarged(texture))
         if self._colour is not None:
             face = _u8(cv2.transform(face, self._colour[row]))
         if row in self._gamma:
@@ -67,6 +70,11 @@ class PixelPlan:
             _, code = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, self._jpeg[row]])
             face = _u8(cv2.imdecode(code, cv2.IMREAD_COLOR))
         return face
+
+    def _enlarged(self, texture: Texture) -> Texture:
+        """Textures as large in the view as they are in the crop."""
+        scale = self._scale
+        return lambda number: _u8(cv2.resize(texture(number), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
 
 
 def _u8(image: Any) -> Image:
@@ -103,14 +111,18 @@ def _gamma_tables(config: AugmentConfig, draws: Draws) -> dict[int, NDArray[np.u
     return dict(zip(rows, np.rint(tables).astype(np.uint8), strict=True))
 
 
-def _sizes_after_shrinking(config: AugmentConfig, draws: Draws, size: int) -> dict[int, int]:
+def _sizes_after_shrinking(config: AugmentConfig, draws: Draws, size: int, view: View | None) -> dict[int, int]:
     factors = draws.uniform("low resolution factor", *config.low_resolution_factor)
     rows = _rows(draws.happens("low resolution", config.low_resolution))
-    return {row: max(4, round(size * float(factors[row]))) for row in rows}
+    if view is None:
+        return {row: max(4, round(size * float(factors[row]))) for row in rows}
+    # The view keeps as much detail as the crop does, on its own square.
+    sides = {row: max(4, round(size * float(factors[row]) * view.ratio)) for row in rows}
+    return {row: side for row, side in sides.items() if side < view.size}
 
 
-def _blurs(config: AugmentConfig, draws: Draws) -> dict[int, Step]:
-    sigmas = draws.uniform("blur sigma", *config.blur_sigma)
+def _blurs(config: AugmentConfig, draws: Draws, scale: float) -> dict[int, Step]:
+    sigmas = scale * draws.uniform("blur sigma", *config.blur_sigma)
     moving = draws.happens("motion", MOTION_SHARE)
     angles = draws.uniform("motion angle", 0.0, np.pi)
     return {
@@ -152,12 +164,14 @@ def _qualities(config: AugmentConfig, draws: Draws) -> dict[int, int]:
 class _Occlusions:
     """At most one thing in front of each face."""
 
-    def __init__(self, config: AugmentConfig, draws: Draws, size: int) -> None:
+    def __init__(self, config: AugmentConfig, draws: Draws, size: int, view: View | None) -> None:
         chosen = draws.happens("occlusion", config.occlusion)
         kinds = draws.integer("occluder", len(OCCLUDERS))
         low, high = config.occlusion_size
         extent = np.stack([draws.uniform(f"occluder {axis}", low, high) for axis in ("width", "height")], 1) * size
         place = np.stack([draws.uniform(f"occluder {axis}", 0.0, size) for axis in ("x", "y")], 1)
+        if view is not None:
+            extent, place = extent * view.scale, place * view.scale + view.offset
         colours = np.stack([draws.uniform(f"occluder {channel}", 0.0, 256.0) for channel in "bgr"], 1)
         angles = draws.uniform("occluder angle", 0.0, 180.0)
         textures = draws.integer("occluder texture", 1 << 31)
