@@ -16,6 +16,7 @@ from export.c.package import SINGLE_SOURCE, Form, package_files, single
 from export.c.passes import describe, is_int8
 from export.c.plan import InputLayer, Plan, element
 from export.c.tiles import tile_calls
+from export.c.traffic import factor_bytes, map_bytes, weight_bytes
 from runtime.spec import ModelSpec
 
 MAX_SIDE = 32767
@@ -86,7 +87,8 @@ def layer_table(plan: Plan) -> str:
         rows.append(
             f'    {{"{describe(layer)}", {buffer.offset}, {buffer.row_bytes}, {buffer.rows}, {shape.height}, '
             f"{shape.width}, "
-            f"{buffer.pixel_step}, {lane}, {len(spans)}, {len(runs)}, {layer.macs}, {element(layer.output)}}},\n"
+            f"{buffer.pixel_step}, {lane}, {len(spans)}, {len(runs)}, {layer.macs}, {element(layer.output)}, "
+            f"{factor_bytes(layer)}, {map_bytes(layer)}, {weight_bytes(layer)}}},\n"
         )
         runs.extend(f"{{{first}, {count}}}" for first, count in spans)
     pools = ", ".join(str(x.inputs[0].shape.height if isinstance(x, Pool) else 0) for x in layer_of(plan))

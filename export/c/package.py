@@ -11,6 +11,7 @@ PACKAGE = {
     "demo.c": "demo.c",
     "tools/selftest.c": "selftest.c",
     "tools/bench.c": "bench.c",
+    "tools/peak.h": "peak.h",
     "CMakeLists.txt": "CMakeLists.txt",
     "landmarks.pc.in": "landmarks.pc.in",
     "README.md": "README.txt.in",

@@ -13,6 +13,9 @@ typedef struct lm_layer {
     int run_at;
     int32_t macs; /* multiply-adds */
     int bytes;    /* 1: int8 codes, 4: floats */
+    int factor;   /* what it multiplies: likewise */
+    int moved;    /* bytes of inputs and output, each once, without padding */
+    int weights;  /* bytes of weights and bias */
 } lm_layer;
 
 /* Two sums per layer, taken while the self-test runs. */
