@@ -15,6 +15,7 @@ from export.c.ir import Add, Dense, Depthwise, Pool, Tensor
 from export.c.isas import source_text
 from export.c.layers import LayerWriter, k_runs, layer_of
 from export.c.layers_int8 import CodeWeights, CodeWriter
+from export.c.layers_more import number_tables, row_kernels
 from export.c.layout import padded
 from export.c.literals import float_rows, int_rows
 from export.c.literals import rows as rows_of
@@ -28,7 +29,7 @@ from export.c.pack import (
     pack_depthwise_int8,
     to_lanes,
 )
-from export.c.plan import Plan, gemm_mode
+from export.c.plan import Plan, face_pad, gemm_mode
 from runtime.spec import ModelSpec
 
 TEST_SEED = 2024
@@ -54,7 +55,7 @@ def _pack_float(plan: Plan) -> tuple[NDArray[np.float32], dict[int, Weights]]:
         if isinstance(layer, (Dense, Depthwise)) and layer.steps is None:
             pixel = plan.place(layer.output).pixel
             if isinstance(layer, Dense):
-                spans = plan.place(layer.inputs[0]).pixel.spans()
+                spans = plan.place(layer.inputs[0]).pixel.spans_of(layer.picks)
                 parts.extend(pack_dense(layer, pixel, [count for _, count in spans]))
             else:
                 parts.extend(pack_depthwise(layer, pixel))
@@ -70,7 +71,7 @@ def _needed(plan: Plan, int8: bool) -> list[str]:
     names = ["add"] if any(isinstance(x, Add) for x in layers) and not int8 else []
     names += ["pool"] if any(isinstance(x, Pool) for x in layers) and not int8 else []
     names += ["patch"] if patches else []
-    return [f"q{name}-s8" if int8 else f"{name}-f32" for name in names]
+    return [f"q{name}-s8" if int8 else f"{name}-f32" for name in names] + row_kernels(layers)
 
 
 def _expected(plan: Plan, values: dict[int, NDArray[np.float64]]) -> str:
@@ -96,13 +97,14 @@ def float_body(plan: Plan, spec: ModelSpec) -> Body:
     numbers = f"static const float LM_ALIGNED lm_weights[{blob.size}] = {{\n{float_rows(blob)}}};\n"
     numbers += f"static const float lm_input_scale[48] = {{\n{float_rows(scale)}}};\n"
     numbers += f"static const float lm_input_shift[48] = {{\n{float_rows(shift)}}};\n"
-    numbers += f"static const float lm_zeros[{(spec.input_size + 2) * 3}] = {{0.0f}};\n"
+    numbers += f"static const float lm_zeros[{(spec.input_size + 2 * face_pad(plan.graph)) * 3}] = {{0.0f}};\n"
     rows = "".join(source_text(f"kernels/{name}.c") for name in ["input-f32", *_needed(plan, False)])
     rows = f"#define LM_CODE(byte) ((int)(byte))\n{rows}"
     face = reference.face_input(reference.test_face(spec.input_size, TEST_SEED), spec)
     expected = _expected(plan, reference.run(plan.graph, face))
     writer = LayerWriter(plan, weights, plan_fetches(plan, weights, blob.size))
-    return Body(numbers, "", rows, expected, writer, 4 * int(blob.size))
+    tables, table_bytes = number_tables(plan)
+    return Body(numbers + tables, "", rows, expected, writer, 4 * int(blob.size) + table_bytes)
 
 
 def _bias_literals(bias: NDArray[np.int64], sums: NDArray[np.int64]) -> list[str]:
@@ -137,7 +139,7 @@ def int8_body(plan: Plan, spec: ModelSpec) -> Body:
         columns: list[NDArray[Any]] = [numbers.bias, sums, numbers.multiplier]
         rows = [to_lanes(values, pixel) for values in columns]
         if isinstance(layer, Dense):
-            spans = plan.place(layer.inputs[0]).pixel.spans()
+            spans = plan.place(layer.inputs[0]).pixel.spans_of(layer.picks)
             packed = pack_dense_int8(layer, pixel, k_runs(layer, gemm_mode(layer, plan.graph.input), spans))
         else:
             packed = pack_depthwise_int8(layer, pixel)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from export.c.body import TEST_SEED, Body, float_body, int8_body
 from export.c.dispatch import dispatch_order, dispatched
 from export.c.ir import Pool
-from export.c.isas import header_text, kernel_block, kernels_of, source_text
+from export.c.isas import Needs, header_text, kernel_block, kernels_of, source_text
 from export.c.layers import group_loop, layer_of
+from export.c.layers_more import has_depthwise, simd_kernels
 from export.c.layout import padded
 from export.c.names import comment_text, rename
 from export.c.package import SINGLE_SOURCE, Form, package_files, single
 from export.c.passes import describe, is_int8
-from export.c.plan import InputLayer, Plan, element
+from export.c.plan import InputLayer, Plan, element, face_pad
 from export.c.tiles import tile_calls
 from export.c.traffic import factor_bytes, map_bytes, weight_bytes
 from runtime.spec import ModelSpec
@@ -82,7 +83,7 @@ def layer_table(plan: Plan) -> str:
     for layer in layer_of(plan):
         place = plan.place(layer.output)
         buffer, shape = place.buffer, layer.output.shape
-        lane = 3 if isinstance(layer, InputLayer) else place.lane
+        lane = 3 * face_pad(plan.graph) if isinstance(layer, InputLayer) else place.lane
         spans = place.pixel.spans()
         rows.append(
             f'    {{"{describe(layer)}", {buffer.offset}, {buffer.row_bytes}, {buffer.rows}, {shape.height}, '
@@ -169,7 +170,8 @@ def engine(kernels: str, body: Body, plan: Plan) -> str:
 
 def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], dispatch: bool) -> str:
     """The source behind its first comment."""
-    int8, calls = is_int8(plan.graph), tile_calls(plan)
+    int8, layers = is_int8(plan.graph), layer_of(plan)
+    needs = Needs(tile_calls(plan), simd_kernels(layers), has_depthwise(layers))
     shared = [
         PROLOGUE,
         private_defines(plan, spec) + "\n",
@@ -182,11 +184,11 @@ def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], 
         PROFILE,
     ]
     if dispatch:
-        engines = {name: engine(kernels_of(name, int8, calls), body, plan) for name in dispatch_order(isas, int8)}
+        engines = {name: engine(kernels_of(name, int8, needs), body, plan) for name in dispatch_order(isas, int8)}
         chosen = dispatched("\n".join(shared), engines, int8)
     else:
         one = "static const lm_path lm_paths[1] = {{LM_ISA, 0, lm_network}};\n#define LM_PATHS 1\n#define lm_cpu() 0u\n"
-        chosen = "\n".join([*shared, engine(kernel_block(isas, int8, calls), body, plan), one])
+        chosen = "\n".join([*shared, engine(kernel_block(isas, int8, needs), body, plan), one])
     return "\n".join([chosen, source_text("templates/image.c"), source_text("templates/api.c")])
 
 

@@ -41,7 +41,7 @@ def plan_fetches(plan: Plan, weights: dict[int, Weights], total: int) -> dict[in
             if not isinstance(layer, Dense):
                 continue
             place = plan.place(layer.output).pixel
-            k_total = layer.kernel**2 * layer.inputs[0].shape.channels
+            k_total = int(layer.weights[0].size)
             end = weights[id(layer)].bias + place.lanes
             cursor = max(cursor, end)
             if group.ticks > 1:

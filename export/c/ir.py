@@ -49,6 +49,20 @@ class Layer:
         return 0
 
 
+@dataclass(frozen=True)
+class After:
+    """An activation that runs over a layer's rows as soon as they are computed.
+
+    "ramp": min(max(slope * x + shift, 0), high), which is HardSigmoid and a Clip from 0; "gate": x times its ramp,
+    which is HardSwish; "sigmoid".
+    """
+
+    kind: str
+    slope: float = 1.0
+    shift: float = 0.0
+    high: float = 1.0
+
+
 @dataclass(eq=False)
 class Dense(Layer):
     """Convolution over all channels (a fully connected layer is one on a 1x1 map).
@@ -63,6 +77,9 @@ class Dense(Layer):
     relu: bool = False
     steps: Weights | None = None
     """Per output channel: the weights are int8 codes (held as floats) of these steps; the bias stays in real units."""
+    after: After | None = None
+    picks: tuple[tuple[int, int], ...] | None = None
+    """(first channel, count) runs of the input that a 1x1 convolution reads, in the order of its weights; None: all."""
 
     @property
     def kernel(self) -> int:
@@ -75,13 +92,22 @@ class Dense(Layer):
 
 @dataclass(eq=False)
 class Depthwise(Layer):
-    """3x3 depthwise convolution, padding 1. `weights` is (channels, 3, 3)."""
+    """Depthwise convolution with an odd kernel, padding kernel / 2. `weights` is (channels, k, k)."""
 
     weights: Weights = field(default_factory=lambda: np.zeros((0, 3, 3), np.float32))
     bias: Weights = field(default_factory=lambda: np.zeros(0, np.float32))
     stride: int = 1
     relu: bool = False
     steps: Weights | None = None
+    after: After | None = None
+
+    @property
+    def kernel(self) -> int:
+        return int(self.weights.shape[1])
+
+    @property
+    def pad(self) -> int:
+        return self.kernel // 2
 
     @property
     def macs(self) -> int:
@@ -93,11 +119,57 @@ class Add(Layer):
     """Sum of two maps."""
 
     relu: bool = False
+    after: After | None = None
 
 
 @dataclass(eq=False)
 class Relu(Layer):
     """Activation that no fusion has taken yet."""
+
+
+@dataclass(eq=False)
+class Activate(Layer):
+    """Any other activation; a layer of its own only where no fusion could take it."""
+
+    after: After = After("ramp")
+
+
+@dataclass(eq=False)
+class Scale(Layer):
+    """Every channel of the first input times its factor in the second, a vector."""
+
+    after: After | None = None
+
+
+@dataclass(eq=False)
+class MaxPool(Layer):
+    """Largest value of a square window; places outside the map do not count."""
+
+    kernel: int = 2
+    stride: int = 2
+    pad: int = 0
+
+
+@dataclass(eq=False)
+class Pick(Layer):
+    """Channels of the input in the order of `channels`: a slice, a shuffle."""
+
+    channels: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Resize(Layer):
+    """A map `factor` times as large: repeated, or bilinear between pixel centres."""
+
+    factor: int = 2
+    bilinear: bool = False
+
+
+@dataclass(eq=False)
+class CentreOfMass(Layer):
+    """Softmax over every channel's map, then the mean of `cells` (places, 2) under it: x0, y0, x1, y1, ..."""
+
+    cells: Weights = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
 
 @dataclass(eq=False)

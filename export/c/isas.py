@@ -102,6 +102,26 @@ S8: dict[str, Isa] = {
 
 NAMES = tuple(F32)
 
+_BY_VECTOR = {"avx512": "vector-f32-avx512", "avx2": "", "neon": "", "sse2": "", "scalar": None}
+"""What kernels in terms of lm_vec need first ("": the others bring it); None: plain C instead."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model asks of an instruction set: calls of the matrix kernel, kernels of its own, 3x3 depthwise or not.
+
+    `extra` are kernels in terms of lm_vec that only some models need: "dwk" is dwk-f32-block or dwk-f32-scalar.
+    """
+
+    calls: Calls
+    extra: tuple[str, ...] = ()
+    depthwise: bool = True
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a kernel, or an entry point, is never called."""
+        return not self.depthwise and name.startswith(("dw", "qdw"))
+
+
 ENTRIES_F32 = ("gemm", "dw")
 ENTRIES_S8 = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product")
 """What layers call; each instruction set says by which suffix."""
@@ -124,15 +144,23 @@ def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
     return [name for name in (S8 if int8 else F32) if name in wanted or name == "scalar"]
 
 
-def kernels_of(name: str, int8: bool, calls: Calls) -> str:
-    """The kernels of one instruction set, under the names that layers call them by, with the tiles `calls` need."""
+def kernels_of(name: str, int8: bool, needs: Needs) -> str:
+    """The kernels of one instruction set, as far as a model needs them, under the names that layers call them by."""
     isa = (S8 if int8 else F32)[name]
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
     text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
-    text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), calls) for kernel in isa.kernels)
+    kept = [kernel for kernel in isa.kernels if not needs.leaves_out(kernel)]
+    text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), needs.calls) for kernel in kept)
+    before = _BY_VECTOR[name]
+    kind = "scalar" if before is None else "block"
+    text += source_text(f"kernels/{before}.c") if before and needs.extra else ""
+    text += "".join(source_text(f"kernels/{kernel}-f32-{kind}.c") for kernel in needs.extra)
+    text += "".join(f"#define lm_{kernel}_row lm_{kernel}_row_{kind}\n" for kernel in needs.extra)
     return text + "".join(
-        f"#define lm_{entry} lm_{entry}_{suffix}\n" for entry, suffix in zip(entries, isa.suffixes, strict=True)
+        f"#define lm_{entry} lm_{entry}_{suffix}\n"
+        for entry, suffix in zip(entries, isa.suffixes, strict=True)
+        if not needs.leaves_out(entry)
     )
 
 
@@ -142,11 +170,11 @@ def guard(name: str, int8: bool) -> str:
     return condition if name == "scalar" else f"{condition} && !defined(LM_FORCE_SCALAR)"
 
 
-def kernel_block(wanted: tuple[str, ...], int8: bool, calls: Calls) -> str:
+def kernel_block(wanted: tuple[str, ...], int8: bool, needs: Needs) -> str:
     """The kernels of every wanted instruction set, one of which the compiler picks; plain C comes last."""
     text, word = "", "#if"
     for name in chosen(wanted, int8):
         title = (S8 if int8 else F32)[name].title
-        text += f'{word} {guard(name, int8)}\n#define LM_ISA "{title}"\n{kernels_of(name, int8, calls)}'
+        text += f'{word} {guard(name, int8)}\n#define LM_ISA "{title}"\n{kernels_of(name, int8, needs)}'
         word = "#elif"
     return text + "#endif\n"

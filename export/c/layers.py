@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from export.c.fetch import Fetch
 from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
+from export.c.layers_more import after_rows, large_depthwise, more_rows
 from export.c.names import comment_text
 from export.c.pack import Weights, tail_group
 from export.c.passes import describe
-from export.c.plan import Buffer, Group, InputLayer, Plan, Step, gemm_mode
+from export.c.plan import Buffer, Group, InputLayer, Plan, Step, face_pad, gemm_mode, patch_band
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class LayerWriter:
         elif isinstance(layer, Pool):
             body = self._pool(layer)
         else:
-            raise TypeError(type(layer).__name__)
+            body = more_rows(self, layer)
+        body += after_rows(self, layer)
         return f"{note}static void lm_layer_{step.index}(const lm_net *net, int from, int to)\n{{\n{body}}}\n"
 
     def buffer(self, tensor: Tensor) -> Buffer:
@@ -99,11 +101,20 @@ class LayerWriter:
         return f"{name}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}) + {place.lane}"
 
     def _input(self, layer: InputLayer) -> str:
-        width = layer.output.shape.width
+        width, more = layer.output.shape.width, 3 * (face_pad(self.plan.graph) - 1)
+        row = self.row(layer.output, "y")
+        if more:  # the kernel writes one zero pixel on either side
+            return (
+                f"    for (int y = from; y < to; y++) {{\n        float *row = {row};\n"
+                f"        memset(row, 0, {more} * sizeof *row);\n"
+                f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, lm_input_scale, lm_input_shift,\n"
+                f"                     row + {more});\n"
+                f"        memset(row + {more + 3 * width + 6}, 0, {more} * sizeof *row);\n    }}\n"
+            )
         return (
             "    for (int y = from; y < to; y++) {\n"
             f"        lm_input_row(net->face + (size_t)y * {3 * width}, {width}, lm_input_scale, lm_input_shift,\n"
-            f"                     {self.row(layer.output, 'y')});\n"
+            f"                     {row});\n"
             "    }\n"
         )
 
@@ -130,28 +141,36 @@ class LayerWriter:
     def _dense(self, layer: Dense, step: Step) -> str:
         words, source = self.words, self.plan.place(layer.inputs[0])
         mode = gemm_mode(layer, self.plan.graph.input)
-        spans = source.pixel.spans()
+        spans = source.pixel.spans_of(layer.picks)
         runs = k_runs(layer, mode, spans)
         width = layer.output.shape.width
         loop, pixels, x_step = "    for (int y = from; y < to; y++) {\n", str(width), source.buffer.pixel_step
         if mode == "point":
             whole = all(self.buffer(t).full for t in (*layer.inputs, layer.output)) and step.rate >= step.height
-            if whole and step.height > 1:
+            x_step *= layer.stride
+            if whole and step.height > 1 and layer.stride == 1:
                 loop, pixels = "    {\n        const int y = from;\n", f"(to - from) * {width}"
-            fill = f"        const {words.value} *x = {self.row(layer.inputs[0], 'y')};\n" + self._runs(
+            first = "y" if layer.stride == 1 else f"y * {layer.stride}"
+            fill = f"        const {words.value} *x = {self.row(layer.inputs[0], first)};\n" + self._runs(
                 spans, "", "        "
             )
         elif mode == "face":
             x_step = 3 * layer.stride
             fill = f"        for (int k = 0; k < {layer.kernel}; k++) {{\n"
             row = self.row_of(layer.inputs[0], f"y * {layer.stride} - {layer.pad} + k")
+            shift = 3 * (face_pad(self.plan.graph) - layer.pad)
             fill += f"            const {words.value} *x = {row};\n"
-            fill += f"            runs[k].x = x != NULL ? x : {words.zeros};\n"
+            fill += f"            runs[k].x = x != NULL ? x{f' + {shift}' if shift else ''} : {words.zeros};\n"
             fill += f"            runs[k].{words.length} = {self.length(runs[0])};\n        }}\n"
         elif mode == "whole":
             fill, runs = self._whole_runs(layer, spans, runs)
         else:
-            fill = self._patches(layer, spans)
+            band = self._band(layer)
+            if band > 1:
+                loop = f"    for (int y = from; y < to; y += {band}) {{\n"
+                loop += f"        const int rows_here = to - y < {band} ? to - y : {band};\n"
+                pixels = f"rows_here * {width}"
+            fill = self._patches(layer, spans, band)
             x_step = layer.kernel**2 * source.buffer.pixel_step
         text = f"{loop}        {words.gemm}_args a;\n        {words.run} runs[{len(runs)}];\n{fill}"
         text += f"        a.runs = runs;\n        a.run_count = {len(runs)};\n        a.x_step = {x_step};\n"
@@ -177,25 +196,33 @@ class LayerWriter:
         head += f"        for (int i = 0; i < {pixels}; i++) {{\n" + self._runs(spans, "i", "            ")
         return head + f"            x += {place.buffer.pixel_step};\n        }}\n", runs
 
-    def _patches(self, layer: Dense, spans: list[tuple[int, int]]) -> str:
+    def _band(self, layer: Dense) -> int:
+        """Rows of patches that are gathered at once."""
+        group = next(g for g in self.plan.groups if any(s.layer is layer for s in g.steps))
+        return patch_band(layer, group, self.plan.places)
+
+    def _patches(self, layer: Dense, spans: list[tuple[int, int]], band: int = 1) -> str:
         place, words, k = self.plan.place(layer.inputs[0]), self.words, layer.kernel
         group = next(g for g in self.plan.groups if any(s.layer is layer for s in g.steps))
         scratch = next(b for b in group.scratch if b.name == f"patches of {layer.name}")
-        step = place.buffer.pixel_step
+        step, width = place.buffer.pixel_step, layer.output.shape.width
         row = f"{words.row}(net, {scratch.offset}, 1, {scratch.row_bytes}, 0)"
         text = f"        const {words.value} *rows[{k}];\n        {words.value} *x = {row};\n"
-        text += f"        for (int k = 0; k < {k}; k++) {{\n"
-        source = self.row_of(layer.inputs[0], f"y * {layer.stride} - {layer.pad} + k")
-        text += f"            rows[k] = {source};\n        }}\n"
-        text += (
-            f"        {words.patch}(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, x, "
-        )
-        text += (
-            f"{layer.output.shape.width});\n        x += {place.lane};\n        for (int k = 0; k < {k * k}; k++) {{\n"
-        )
+        source_row, indent, target = "y", "        ", "x"
+        if band > 1:
+            text += "        for (int r = 0; r < rows_here; r++) {\n"
+            source_row, indent, target = "(y + r)", "            ", f"x + r * {width * k * k * step}"
+        text += f"{indent}for (int k = 0; k < {k}; k++) {{\n"
+        source = self.row_of(layer.inputs[0], f"{source_row} * {layer.stride} - {layer.pad} + k")
+        text += f"{indent}    rows[k] = {source};\n{indent}}}\n"
+        text += f"{indent}{words.patch}(rows, {k}, {step}, {layer.inputs[0].shape.width}, {layer.stride}, {layer.pad}, "
+        text += f"{target}, {width});\n" + ("        }\n" if band > 1 else "")
+        text += f"        x += {place.lane};\n        for (int k = 0; k < {k * k}; k++) {{\n"
         return text + self._runs(spans, "k", "            ") + f"            x += {step};\n        }}\n"
 
     def _depthwise(self, layer: Depthwise) -> str:
+        if layer.kernel != 3:
+            return large_depthwise(self, layer)
         source, target = self.plan.place(layer.inputs[0]), self.plan.place(layer.output)
         at = self.weights[id(layer)]
         row = self.row_of(layer.inputs[0], f"y * {layer.stride} - 1 + k")

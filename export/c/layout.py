@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Tensor
+from export.c.ir import Activate, Add, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pool, Resize, Scale, Tensor
 from runtime.errors import InputError
 
 VECTOR = 16
@@ -40,6 +40,19 @@ class Pixel:
         for count in self.runs:
             spans.append((lane, count))
             lane += padded(count, self.unit)
+        return spans
+
+    def spans_of(self, picks: tuple[tuple[int, int], ...] | None) -> list[tuple[int, int]]:
+        """(first lane, channels) of the runs that a reader wants; None: all of the pixel."""
+        if picks is None:
+            return self.spans()
+        lanes = self.lane_of_channel()
+        spans: list[tuple[int, int]] = []
+        for lane in (lanes[channel] for first, count in picks for channel in range(first, first + count)):
+            if spans and lane == sum(spans[-1]):
+                spans[-1] = (spans[-1][0], spans[-1][1] + 1)
+            else:
+                spans.append((lane, 1))
         return spans
 
     def lane_of_channel(self) -> list[int]:
@@ -113,7 +126,7 @@ class Layouts:
 
 def _same_layout(layer: Layer) -> list[Tensor]:
     """Inputs whose pixel must look like the output's."""
-    if isinstance(layer, (Depthwise, Pool, Add)):
+    if isinstance(layer, (Depthwise, Pool, Add, Activate, Scale, MaxPool, Resize)):
         return layer.inputs
     if isinstance(layer, Dense):
         return layer.inputs[1:]

@@ -42,7 +42,7 @@ def to_lanes(values: NDArray[Any], pixel: Pixel) -> NDArray[Any]:
 def tail_group(layer: Dense, output: Pixel) -> int:
     """How many inputs share the last vector of a 1x1 convolution's outputs: 0 (it is full enough), 2 or 4."""
     left = output.spans()[-1][1] % VECTOR
-    many = layer.output.shape.height > 1 and layer.kernel == 1 and layer.stride == 1
+    many = layer.output.shape.height > 1 and layer.kernel == 1 and layer.stride == 1 and layer.picks is None
     return 0 if layer.steps is not None or not many or not 0 < left <= 8 else 4 if left <= 4 else 2
 
 
@@ -72,8 +72,9 @@ def pack_dense(layer: Dense, output: Pixel, runs: list[int]) -> tuple[Floats, Fl
 
 def pack_depthwise(layer: Depthwise, pixel: Pixel) -> tuple[Floats, Floats]:
     """(weights, bias): [vector][tap][lane]."""
-    taps = to_lanes(layer.weights.reshape(layer.weights.shape[0], 9).T, pixel)
-    packed = taps.reshape(9, pixel.vectors, VECTOR).transpose(1, 0, 2)
+    count = layer.kernel**2
+    taps = to_lanes(layer.weights.reshape(layer.weights.shape[0], count).T, pixel)
+    packed = taps.reshape(count, pixel.vectors, VECTOR).transpose(1, 0, 2)
     return np.ascontiguousarray(packed).reshape(-1), to_lanes(layer.bias, pixel)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
+from export.c.ir import Activate, Add, After, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Scale, Tensor
+from export.c.picks import fold_picks
 from runtime.errors import InputError
 
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
@@ -15,21 +16,28 @@ def fuse_relu(graph: Graph) -> None:
     for layer in [x for x in graph.layers if isinstance(x, Relu)]:
         source = layer.inputs[0]
         producer = graph.producer(source)
-        if (
-            isinstance(producer, (Dense, Depthwise, Add))
-            and len(graph.consumers(source)) == 1
-            and source is not graph.output
-        ):
-            producer.relu = True
-            producer.output = layer.output
+        kernel = isinstance(producer, (Dense, Depthwise, Add)) and producer.after is None
+        if kernel and len(graph.consumers(source)) == 1 and source is not graph.output:
+            producer.relu = True  # type: ignore[union-attr]
+            producer.output = layer.output  # type: ignore[union-attr]
             graph.layers.remove(layer)
-        elif isinstance(producer, (Dense, Depthwise, Add)) and producer.relu:
+        elif kernel and producer.relu:  # type: ignore[union-attr]
             _replace(graph, layer.output, source)
             graph.layers.remove(layer)
         else:
-            raise InputError(
-                f"C export: Relu {layer.name!r} does not follow a convolution or sum that nobody else reads"
-            )
+            ramp = Activate(layer.inputs, layer.output, layer.name, After("ramp", high=float("inf")))
+            graph.layers[graph.layers.index(layer)] = ramp
+
+
+def fuse_activations(graph: Graph) -> None:
+    """Let the layer before any other activation apply it to its rows while they are in the cache."""
+    for layer in [x for x in graph.layers if isinstance(x, Activate)]:
+        source = layer.inputs[0]
+        producer = graph.producer(source)
+        alone = len(graph.consumers(source)) == 1 and source is not graph.output
+        if isinstance(producer, (Dense, Depthwise, Add, Scale)) and producer.after is None and alone:
+            producer.after, producer.output = layer.after, layer.output
+            graph.layers.remove(layer)
 
 
 def _replace(graph: Graph, old: Tensor, new: Tensor) -> None:
@@ -57,9 +65,10 @@ def fuse_add(graph: Graph) -> None:
         for own, other in ((layer.inputs[1], layer.inputs[0]), (layer.inputs[0], layer.inputs[1])):
             conv = graph.producer(own)
             alone = len(graph.consumers(own)) == 1 and own is not other and own is not graph.output
-            if isinstance(conv, Dense) and not conv.relu and len(conv.inputs) == 1 and alone and own.step is None:
+            free = isinstance(conv, Dense) and not conv.relu and conv.after is None and len(conv.inputs) == 1
+            if isinstance(conv, Dense) and free and alone and own.step is None:
                 conv.inputs.append(other)
-                conv.output, conv.relu = layer.output, layer.relu
+                conv.output, conv.relu, conv.after = layer.output, layer.relu, layer.after
                 conv.name = f"{conv.name} + {layer.name}"
                 graph.layers[place] = conv
                 graph.layers.remove(conv)  # its first place
@@ -140,7 +149,9 @@ def optimise(graph: Graph) -> Graph:
     """All passes in order."""
     drop_dead(graph)
     fuse_relu(graph)
+    fuse_activations(graph)
     fuse_add(graph)
+    fold_picks(graph)
     pools_follow_producers(graph)
     flush_denormals(graph)
     check(graph)
@@ -164,7 +175,9 @@ def describe(layer: Layer) -> str:
         text = f"{kind} {source.channels}->{shape.channels}" + (f" s{layer.stride}" if layer.stride > 1 else "")
         text += " +add" if len(layer.inputs) > 1 else ""
     elif isinstance(layer, Depthwise):
-        text = f"dw3x3 {shape.channels}" + (f" s{layer.stride}" if layer.stride > 1 else "")
+        text = f"dw{layer.kernel}x{layer.kernel} {shape.channels}" + (f" s{layer.stride}" if layer.stride > 1 else "")
     else:
         text = f"{type(layer).__name__.lower()} {shape.channels}"
+    after: After | None = getattr(layer, "after", None)
+    text += f" {after.kind}" if after else ""
     return f"{text}{' relu' if getattr(layer, 'relu', False) else ''} @{shape.height}x{shape.width}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from export.c.ir import Concat, Dense, Depthwise, Graph, Layer, Pool, Tensor
+from export.c.ir import CentreOfMass, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pool, Resize, Scale, Tensor
 from export.c.layout import VECTOR, Layouts, Pixel, padded
 from runtime.errors import InputError
 
@@ -99,26 +99,37 @@ class Tuning:
     max_rate: int = 8
 
 
+LARGEST_STREAMED = 7
+"""Rows that a kernel of a streamed layer may reach over."""
+BAND_PIXELS, BAND_WEIGHTS = 64, 256 << 10
+"""Weights larger than this are read once for so many pixels, not once per row."""
+
+
 @dataclass(eq=False)
 class InputLayer(Layer):
     """8-bit face -> normalised floats with one zero pixel on either side."""
 
 
-def input_rows(layer: Layer, row: int) -> range:
-    """Rows of the first input that an output row needs, before clipping to the map."""
-    if isinstance(layer, Dense):
+def input_rows(layer: Layer, row: int, position: int = 0) -> range:
+    """Rows of an input that an output row needs, before clipping to the map."""
+    if isinstance(layer, CentreOfMass):
+        return range(layer.inputs[0].shape.height)
+    if isinstance(layer, Resize):
+        first = row // layer.factor
+        return range(first - layer.bilinear, first + 1 + layer.bilinear)
+    if isinstance(layer, Scale) and position == 1:
+        return range(1)
+    if position == 0 and isinstance(layer, (Dense, Depthwise, MaxPool)):
         first = row * layer.stride - layer.pad
         return range(first, first + layer.kernel)
-    if isinstance(layer, Depthwise):
-        return range(row * layer.stride - 1, row * layer.stride + 2)
     return range(row, row + 1)
 
 
 def _geometry(layer: Layer) -> tuple[int, int, int]:
     """Kernel, stride, padding."""
-    if isinstance(layer, Dense):
+    if isinstance(layer, (Dense, Depthwise, MaxPool)):
         return layer.kernel, layer.stride, layer.pad
-    return (3, layer.stride, 1) if isinstance(layer, Depthwise) else (1, 1, 0)
+    return 1, 1, 0
 
 
 def executed_rows(layer: Layer) -> int:
@@ -133,10 +144,10 @@ def _together(a: Tensor, b: Tensor, places: dict[int, Place]) -> bool:
 def _streams(layer: Layer, places: dict[int, Place], tuning: Tuning) -> bool:
     if isinstance(layer, InputLayer):
         return True
-    if isinstance(layer, Pool):
+    if isinstance(layer, (Pool, Resize, CentreOfMass)):
         return False
     kernel, _, _ = _geometry(layer)
-    if layer.output.shape.height == 1 or kernel > 3:
+    if layer.output.shape.height == 1 or kernel > LARGEST_STREAMED:
         return False
     bytes_moved = sum(
         t.shape.height * places[id(t)].buffer.row_bytes
@@ -218,7 +229,7 @@ def _ring_rows(plan_groups: list[Group], places: dict[int, Place], keep: set[int
                 for row in rows:
                     for position, tensor in enumerate(step.layer.inputs):
                         buffer = places[id(tensor)].buffer
-                        for source in input_rows(step.layer, row) if position == 0 else range(row, row + 1):
+                        for source in input_rows(step.layer, row, position):
                             if 0 <= source < buffer.height:
                                 read.setdefault(id(buffer), {})[source] = clock
                     if not isinstance(step.layer, Pool):
@@ -258,7 +269,9 @@ def _scales(layers: list[Layer], face: Tensor) -> dict[int, int]:
     """How many input rows one row of each tensor stands for."""
     scale = {id(face): 1}
     for layer in layers:
-        scale[id(layer.output)] = (scale[id(layer.inputs[0])] if layer.inputs else 1) * _geometry(layer)[1]
+        own = scale[id(layer.inputs[0])] if layer.inputs else 1
+        larger = layer.factor if isinstance(layer, Resize) else 1
+        scale[id(layer.output)] = max(1, own * _geometry(layer)[1] // larger)
     return scale
 
 
@@ -267,11 +280,14 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     layouts = Layouts(graph)
     face = graph.input
     for layer in graph.consumers(face):
-        if not isinstance(layer, Dense) or layer.kernel != 3 or layer.pad != 1:
-            raise InputError("C export: the face may only be read by 3x3 convolutions with padding 1")
+        known = isinstance(layer, Dense) and (layer.kernel == 3 or face.step is None)
+        if not known or layer.pad != layer.kernel // 2 or layer.pad < 1:  # type: ignore[attr-defined]
+            raise InputError(
+                "C export: the face may only be read by convolutions of odd size with half of it as padding (int8: 3x3)"
+            )
     places: dict[int, Place] = {}
     buffers: list[Buffer] = []
-    row = padded((face.shape.width + 2) * 3 * element(face) + FACE_SLACK, ALIGN)
+    row = padded((face.shape.width + 2 * face_pad(graph)) * 3 * element(face) + FACE_SLACK, ALIGN)
     buffers.append(Buffer("face", face.shape.height, row, 3, face.shape.height))
     places[id(face)] = Place(buffers[0], 0, Pixel((3,)))
     homes: dict[int, Buffer] = {}
@@ -303,6 +319,11 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     return Plan(graph, groups, places, buffers, arena, bound)
 
 
+def face_pad(graph: Graph) -> int:
+    """Zero pixels on either side of a row of the face."""
+    return max((layer.pad for layer in graph.consumers(graph.input) if isinstance(layer, Dense)), default=1)
+
+
 def _pixel_step(graph: Graph, home: Tensor, lanes: int) -> int:
     """Elements from pixel to pixel: an odd number of cache lines, so that pixels spread over the whole cache.
 
@@ -329,7 +350,7 @@ def gemm_mode(layer: Dense, plan_input: Tensor) -> str:
     if layer.inputs[0] is plan_input:
         return "face"
     shape = layer.inputs[0].shape
-    if layer.kernel == 1 and layer.stride == 1:
+    if layer.kernel == 1 and layer.pad == 0 and (layer.stride == 1 or layer.steps is None):
         return "point"
     if layer.pad == 0 and layer.kernel == shape.height == shape.width:
         return "whole"
@@ -346,8 +367,16 @@ def _scratch(group: Group, number: int, places: dict[int, Place]) -> None:
             and gemm_mode(layer, layer.output) == "patch"
         ):
             lanes = layer.kernel**2 * places[id(layer.inputs[0])].buffer.pixel_step
-            row = lanes * layer.output.shape.width * element(layer.inputs[0])
+            row = lanes * layer.output.shape.width * element(layer.inputs[0]) * patch_band(layer, group, places)
             group.scratch.append(Buffer(f"patches of {layer.name}", 1, row, lanes, 1, number, number))
+
+
+def patch_band(layer: Dense, group: Group, places: dict[int, Place]) -> int:
+    """Rows of patches that one matrix product works on."""
+    whole = all(places[id(t)].buffer.full for t in (*layer.inputs[1:], layer.output)) and group.ticks == 1
+    if layer.steps is not None or not whole or layer.weights.nbytes <= BAND_WEIGHTS:
+        return 1
+    return max(1, min(layer.output.shape.height, BAND_PIXELS // layer.output.shape.width))
 
 
 def vectors(count: int) -> int:

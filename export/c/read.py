@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from export.c import read_more
 from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Shape, Tensor
+from export.c.nodes import attributes, finite, label, refuse, uniform
 from runtime.errors import InputError
 
 Array = NDArray[Any]
@@ -44,6 +47,8 @@ class Reader:
         self.codes: dict[str, tuple[Array, Array]] = {}
         self.stored: set[str] = set()
         self.layers: list[Layer] = []
+        self.formulas: dict[str, read_more.Formula] = {}
+        self.views: dict[str, read_more.View] = {}
 
     def read(self) -> Graph:
         graph = self.model.graph
@@ -59,9 +64,11 @@ class Reader:
             elif node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
                 self._weight_codes(node)
             elif node.op_type == "Shape":
-                self.constants[node.output[0]] = np.asarray(self._onnx_shape(node.input[0]), np.int64)
-            else:
+                self.constants[node.output[0]] = self._part_of_shape(node)
+            elif node.op_type in HANDLERS:
                 HANDLERS[node.op_type](self, node)
+            else:
+                raise refuse(node, "a feature map as its input", "constants only")
         return Graph(face, self._output(), self.layers)
 
     def _check_ops(self) -> None:
@@ -95,7 +102,18 @@ class Reader:
         shape = self.tensor(name).shape
         return [1, shape.channels] if name in self.flat else [1, shape.channels, shape.height, shape.width]
 
+    def _part_of_shape(self, node: onnx.NodeProto) -> Array:
+        attrs, extents = attributes(node), self._onnx_shape(node.input[0])
+        return np.asarray(extents[attrs.get("start", 0) : attrs.get("end", len(extents))], np.int64)
+
+    def is_read(self, tensor: Tensor) -> bool:
+        """Whether anything reads a tensor already."""
+        waiting = any(formula.source is tensor for formula in self.formulas.values())
+        return waiting or any(tensor in layer.inputs for layer in self.layers)
+
     def tensor(self, name: str) -> Tensor:
+        if name not in self.tensors and name in self.formulas:
+            return read_more.materialise(self, self.formulas[name])
         if name not in self.tensors:
             raise InputError(f"C export: value {name!r} is a constant or missing where a feature map is expected")
         return self.tensors[name]
@@ -167,11 +185,6 @@ class Reader:
             self.constants[name] = np.asarray(value)
 
 
-def label(node: onnx.NodeProto) -> str:
-    """How an error names a node."""
-    return f"{node.op_type} {(node.name or (node.output[0] if node.output else '?'))!r}"
-
-
 def _constant(tensor: onnx.TensorProto) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise InputError(f"C export: {tensor.name!r} lies in an external file; only self-contained models are read")
@@ -183,70 +196,55 @@ def _constant(tensor: onnx.TensorProto) -> Array:
         raise InputError(f"C export: cannot read the constant {tensor.name!r}: {error}") from error
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes as plain Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _refuse(node: onnx.NodeProto, found: str, expected: str) -> InputError:
-    return InputError(f"C export: {label(node)}: {found} is not supported; expected {expected}")
-
-
-def _uniform(node: onnx.NodeProto, values: list[int], what: str) -> int:
-    if len(set(values)) != 1:
-        raise _refuse(node, f"{what} {values}", "equal values")
-    return int(values[0])
-
-
-def _finite(node: onnx.NodeProto, array: Array) -> NDArray[np.float32]:
-    values = np.asarray(array, np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"C export: {label(node)}: weights hold NaN or infinity")
-    return values
-
-
 def _conv(reader: Reader, node: onnx.NodeProto) -> None:
     x, attrs = reader.tensor(node.input[0]), attributes(node)
     codes, steps = reader.codes.get(node.input[1], (None, None))
     if (steps is not None) != (node.input[0] in reader.stored):
-        raise _refuse(node, "mixing int8 and float", "weights and input both int8 or both float")
-    weights = _finite(node, reader.constant(node, 1) if codes is None else codes)
+        raise refuse(node, "mixing int8 and float", "weights and input both int8 or both float")
+    weights = finite(node, reader.constant(node, 1) if codes is None else codes)
     bias = np.zeros(weights.shape[0], np.float32)
     if len(node.input) > 2 and node.input[2]:
-        bias = _finite(node, reader.constant(node, 2))
+        bias = finite(node, reader.constant(node, 2))
     if weights.ndim != 4:
-        raise _refuse(node, f"weight shape {weights.shape}", "2-D convolution")
+        raise refuse(node, f"weight shape {weights.shape}", "2-D convolution")
     if attrs.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise _refuse(node, "auto_pad", "explicit pads")
+        raise refuse(node, "auto_pad", "explicit pads")
     if set(attrs.get("dilations", [1])) != {1}:
-        raise _refuse(node, f"dilations {attrs['dilations']}", "1")
+        raise refuse(node, f"dilations {attrs['dilations']}", "1")
     outputs, group_inputs, kernel, kernel_w = weights.shape
     group = int(attrs.get("group", 1))
-    stride = _uniform(node, list(attrs.get("strides", [1, 1])), "strides")
-    pad = _uniform(node, list(attrs.get("pads", [0, 0, 0, 0])), "pads")
+    stride = uniform(node, list(attrs.get("strides", [1, 1])), "strides")
+    pad = uniform(node, list(attrs.get("pads", [0, 0, 0, 0])), "pads")
     if kernel != kernel_w or not 0 <= pad < kernel or stride < 1:
-        raise _refuse(
+        raise refuse(
             node, f"kernel {kernel}x{kernel_w}, pads {pad}, strides {stride}", "a square kernel larger than its padding"
         )
     if group_inputs * group != x.shape.channels or outputs % group or bias.shape != (outputs,):
-        raise _refuse(node, f"weights {weights.shape}, group {group} on {x.shape.channels} channels", "matching shapes")
+        raise refuse(node, f"weights {weights.shape}, group {group} on {x.shape.channels} channels", "matching shapes")
     size = [(extent + 2 * pad - kernel) // stride + 1 for extent in (x.shape.height, x.shape.width)]
     out = Tensor(node.output[0], Shape(size[0], size[1], outputs))
     if group == 1:
         reader.emit(node, Dense([x], out, weights=weights, bias=bias, stride=stride, pad=pad, steps=steps))
-    elif group == x.shape.channels == outputs and kernel == 3 and pad == 1 and stride in (1, 2):
+    elif (
+        group == x.shape.channels == outputs
+        and kernel in ((3, 5, 7) if steps is None else (3,))
+        and pad == kernel // 2
+        and stride in (1, 2)
+    ):
         reader.emit(node, Depthwise([x], out, weights=weights[:, 0], bias=bias, stride=stride, steps=steps))
     else:
-        raise _refuse(
+        raise refuse(
             node,
             f"group {group}, kernel {kernel}, pad {pad}, stride {stride}",
-            "group 1, or depthwise 3x3 with pad 1 and stride 1 or 2",
+            "group 1, or depthwise with kernel 3, 5 or 7 (int8: 3), half of it as pad, stride 1 or 2",
         )
 
 
 def _gemm(reader: Reader, node: onnx.NodeProto) -> None:
+    if node.op_type == "MatMul" and read_more.centre_of_mass(reader, node):
+        return
     x, attrs = reader.tensor(node.input[0]), attributes(node)
-    weights = _finite(node, reader.constant(node, 1))
+    weights = finite(node, reader.constant(node, 1))
     if node.op_type == "MatMul" or not attrs.get("transB", 0):
         weights = weights.T
     if (
@@ -255,11 +253,11 @@ def _gemm(reader: Reader, node: onnx.NodeProto) -> None:
         or weights.ndim != 2
         or weights.shape[1] != x.shape.channels
     ):
-        raise _refuse(node, f"weights {weights.shape} on {x.shape}", "a vector times a matrix")
+        raise refuse(node, f"weights {weights.shape} on {x.shape}", "a vector times a matrix")
     weights = weights * np.float32(attrs.get("alpha", 1.0))
     bias = np.zeros(weights.shape[0], np.float32)
     if len(node.input) > 2 and node.input[2]:
-        bias = np.broadcast_to(_finite(node, reader.constant(node, 2)).reshape(-1), bias.shape) * np.float32(
+        bias = np.broadcast_to(finite(node, reader.constant(node, 2)).reshape(-1), bias.shape) * np.float32(
             attrs.get("beta", 1.0)
         )
     out = Tensor(node.output[0], Shape(1, 1, int(weights.shape[0])))
@@ -274,12 +272,12 @@ def _batch_norm(reader: Reader, node: onnx.NodeProto) -> None:
     x = reader.tensor(node.input[0])
     conv = next((layer for layer in reader.layers if layer.output is x), None)
     if not isinstance(conv, (Dense, Depthwise)) or conv.relu or any(x in layer.inputs for layer in reader.layers):
-        raise _refuse(node, "its place", "a BatchNormalization right behind a convolution")
+        raise refuse(node, "its place", "a BatchNormalization right behind a convolution")
     scale, shift, mean, var = (reader.constant(node, i).astype(np.float64) for i in range(1, 5))
     factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
     folded = conv.weights.astype(np.float64) * factor.reshape(-1, *[1] * (conv.weights.ndim - 1))
-    conv.weights = _finite(node, folded)
-    conv.bias = _finite(node, (conv.bias.astype(np.float64) - mean) * factor + shift)
+    conv.weights = finite(node, folded)
+    conv.bias = finite(node, (conv.bias.astype(np.float64) - mean) * factor + shift)
     reader.alias(node, False)
 
 
@@ -300,17 +298,23 @@ def _clip(reader: Reader, node: onnx.NodeProto) -> None:
         if "max" in attrs
         else (float(reader.constant(node, 2)) if len(node.input) > 2 and node.input[2] else None)
     )
-    if low != 0.0 or (high is not None and high < 3.4e38):
-        raise _refuse(node, f"limits {low}..{high}", "Relu (limits 0..infinity)")
-    _relu(reader, node)
+    open_above = high is None or high >= 3.4e38
+    if low is None or (high is not None and not low < high):
+        raise refuse(node, f"limits {low}..{high}", "a lower limit and a larger upper one")
+    if low == 0.0 and open_above and node.input[0] not in reader.formulas:
+        _relu(reader, node)
+    else:
+        read_more.clip(reader, node, low, math.inf if high is None or open_above else high)
 
 
 def _add(reader: Reader, node: onnx.NodeProto) -> None:
+    if read_more.add_number(reader, node):
+        return
     a, b = reader.tensor(node.input[0]), reader.tensor(node.input[1])
     if a.shape != b.shape:
-        raise _refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
+        raise refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
     if (a.step is None) == (node.input[0] in reader.stored) or (b.step is None) == (node.input[1] in reader.stored):
-        raise _refuse(
+        raise refuse(
             node, "an operand that is stored as int8 but read as float", "int8 operands, or convolutions alone"
         )
     reader.emit(node, Add([a, b], Tensor(node.output[0], a.shape)), flat=node.input[0] in reader.flat)
@@ -321,7 +325,7 @@ def _concat(reader: Reader, node: onnx.NodeProto) -> None:
     flat = node.input[0] in reader.flat
     rank = 2 if flat else 4
     if int(attributes(node)["axis"]) % rank != 1 or len({(t.shape.height, t.shape.width) for t in parts}) != 1:
-        raise _refuse(
+        raise refuse(
             node, f"axis {attributes(node)['axis']} of {[str(t.shape) for t in parts]}", "channels of equal maps"
         )
     shape = Shape(parts[0].shape.height, parts[0].shape.width, sum(t.shape.channels for t in parts))
@@ -333,19 +337,23 @@ def _pool(reader: Reader, node: onnx.NodeProto) -> None:
     flat = False
     if node.op_type == "AveragePool":
         if list(attrs["kernel_shape"]) != [x.shape.height, x.shape.width] or any(attrs.get("pads", [0])):
-            raise _refuse(node, f"window {list(attrs['kernel_shape'])} on {x.shape}", "the whole map, no padding")
+            raise refuse(node, f"window {list(attrs['kernel_shape'])} on {x.shape}", "the whole map, no padding")
     elif node.op_type == "ReduceMean":
         axes = attrs.get("axes") or (reader.constant(node, 1).tolist() if len(node.input) > 1 else None)
         if axes is None or sorted(int(a) % 4 for a in axes) != [2, 3] or node.input[0] in reader.flat:
-            raise _refuse(node, f"axes {axes}", "the two spatial axes")
+            raise refuse(node, f"axes {axes}", "the two spatial axes")
         flat = not attrs.get("keepdims", 1)
     reader.emit(node, Pool([x], Tensor(node.output[0], Shape(1, 1, x.shape.channels))), flat=flat)
 
 
 def _flatten(reader: Reader, node: onnx.NodeProto) -> None:
+    if read_more.flatten_pairs(reader, node):
+        return
     x = reader.tensor(node.input[0])
+    if node.op_type == "Reshape" and read_more.flatten_maps(reader, node, [int(v) for v in reader.constant(node, 1)]):
+        return
     if (x.shape.height, x.shape.width) != (1, 1):
-        raise _refuse(node, f"{x.shape}", "a 1x1 map")
+        raise refuse(node, f"{x.shape}", "a 1x1 map")
     if node.op_type == "Reshape":
         target = [int(v) for v in reader.constant(node, 1)]
         if (
@@ -353,7 +361,7 @@ def _flatten(reader: Reader, node: onnx.NodeProto) -> None:
             or target[0] not in (1, -1, 0)
             or any(v not in (1, -1, x.shape.channels) for v in target[1:])
         ):
-            raise _refuse(node, f"target {target}", "a vector")
+            raise refuse(node, f"target {target}", "a vector")
         reader.alias(node, len(target) == 2)
     else:
         reader.alias(node, True)
@@ -374,25 +382,26 @@ def _slice(reader: Reader, node: onnx.NodeProto) -> None:
     )
     steps = reader.constant(node, 4).tolist() if len(node.input) > 4 else [1] * len(starts)
     extents = reader._onnx_shape(node.input[0])
-    if any(
-        s not in (0, -extents[a]) or e < extents[a] or step != 1
-        for s, e, a, step in zip(starts, ends, axes, steps, strict=True)
-    ):
-        raise _refuse(node, f"starts {starts}, ends {ends} on {x.shape}", "a slice that keeps everything")
-    _identity(reader, node)
+    whole = all(s in (0, -extents[a]) and e >= extents[a] for s, e, a in zip(starts, ends, axes, strict=True))
+    if set(steps) <= {1} and whole:
+        _identity(reader, node)
+    elif set(steps) == {1} and len(axes) == 1 and axes[0] % len(extents) == 1:
+        read_more.pick(reader, node, list(range(*slice(starts[0], ends[0]).indices(x.shape.channels))))
+    else:
+        raise refuse(node, f"starts {starts}, ends {ends} on {x.shape}", "a slice of channels")
 
 
 def _pad(reader: Reader, node: onnx.NodeProto) -> None:
     pads = attributes(node).get("pads")
     if any(pads if pads is not None else reader.constant(node, 1).tolist()):
-        raise _refuse(node, "padding by a node of its own", "pads inside the convolution")
+        raise refuse(node, "padding by a node of its own", "pads inside the convolution")
     _identity(reader, node)
 
 
 def _quantize(reader: Reader, node: onnx.NodeProto) -> None:
     tensor, step = reader.tensor(node.input[0]), reader.step(node)
     if tensor.step is not None and tensor.step != step:
-        raise _refuse(node, f"a second scale {step} beside {tensor.step}", "one scale per tensor")
+        raise refuse(node, f"a second scale {step} beside {tensor.step}", "one scale per tensor")
     tensor.step = step
     _identity(reader, node)
     reader.stored.add(node.output[0])
@@ -400,7 +409,7 @@ def _quantize(reader: Reader, node: onnx.NodeProto) -> None:
 
 def _dequantize(reader: Reader, node: onnx.NodeProto) -> None:
     if node.input[0] not in reader.stored or reader.tensor(node.input[0]).step != reader.step(node):
-        raise _refuse(node, "its input or scale", "the partner of a QuantizeLinear")
+        raise refuse(node, "its input or scale", "the partner of a QuantizeLinear")
     _identity(reader, node)
     reader.stored.add(node.output[0])
 
@@ -408,7 +417,7 @@ def _dequantize(reader: Reader, node: onnx.NodeProto) -> None:
 def _squeeze(reader: Reader, node: onnx.NodeProto) -> None:
     axes = attributes(node).get("axes") or (reader.constant(node, 1).tolist() if len(node.input) > 1 else [])
     if sorted(int(a) % 4 for a in axes) != [2, 3]:
-        raise _refuse(node, f"axes {axes}", "the two spatial axes")
+        raise refuse(node, f"axes {axes}", "the two spatial axes")
     _flatten(reader, node)
 
 
@@ -433,6 +442,7 @@ HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
     "Reshape": _flatten,
     "Slice": _slice,
     "Squeeze": _squeeze,
+    **read_more.MORE,
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool
+from export.c.reference_more import after, compute_more
 from runtime.spec import ModelSpec
 
 Array = NDArray[Any]
@@ -46,6 +47,8 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
     """One layer on float64 maps."""
     x = inputs[0]
     if isinstance(layer, Dense):
+        if layer.picks is not None:
+            x = x[:, :, [c for first, count in layer.picks for c in range(first, first + count)]]
         seen = windows(x, layer.kernel, layer.stride, layer.pad)
         rows, columns = seen.shape[:2]
         weights = layer.weights.astype(np.float64)
@@ -53,7 +56,8 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
         y = y.reshape(rows, columns, -1) + layer.bias
         y = y + inputs[1] if len(inputs) > 1 else y
     elif isinstance(layer, Depthwise):
-        y = np.einsum("rcoyx,oyx->rco", windows(x, 3, layer.stride, 1), layer.weights.astype(np.float64)) + layer.bias
+        seen = windows(x, layer.kernel, layer.stride, layer.pad)
+        y = np.einsum("rcoyx,oyx->rco", seen, layer.weights.astype(np.float64)) + layer.bias
     elif isinstance(layer, Add):
         y = x + inputs[1]
     elif isinstance(layer, Concat):
@@ -61,8 +65,8 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
     elif isinstance(layer, Pool):
         return np.asarray(x.mean((0, 1), keepdims=True))
     else:
-        raise TypeError(type(layer).__name__)
-    return np.maximum(y, 0) if getattr(layer, "relu", False) else np.asarray(y)
+        return compute_more(layer, inputs)
+    return after(layer, np.maximum(y, 0) if getattr(layer, "relu", False) else np.asarray(y))
 
 
 def run(graph: Graph, face: Array) -> dict[int, Array]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from export.c.ir import Dense
 from export.c.pack import panels
-from export.c.plan import Plan, gemm_mode
+from export.c.plan import Plan, gemm_mode, patch_band
 
 Calls = frozenset[tuple[int, int]]
 """(pixels, vectors of a panel) of every call of the matrix kernel."""
@@ -28,8 +28,12 @@ def tile_calls(plan: Plan) -> Calls:
             place, width = plan.place(layer.output), layer.output.shape.width
             maps = [plan.place(tensor).buffer for tensor in (*layer.inputs, layer.output)]
             pixels = {width}
-            if gemm_mode(layer, plan.graph.input) == "point" and all(buffer.full for buffer in maps):
+            mode = gemm_mode(layer, plan.graph.input)
+            if mode == "point" and layer.stride == 1 and all(buffer.full for buffer in maps):
                 pixels |= {width * len(step.rows(tick)) for tick in range(group.ticks)} - {0}
+            if mode == "patch":
+                band = patch_band(layer, group, plan.places)
+                pixels |= {width * band, width * (layer.output.shape.height % band)} - {0}
             vectors = place.pixel.vectors
             sizes = {*panels(vectors), *panels(vectors - 1), 1}
             calls |= {(count, size) for count in pixels for size in sizes}
