@@ -121,9 +121,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="ONNX file; default: a random net")
     parser.add_argument("--architecture", default="ghostone")
     parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--input-size", type=int, default=112)
     options = parser.parse_args(argv)
     if options.model is None:
-        spec = ModelSpec(options.architecture, options.width)
+        spec = ModelSpec(options.architecture, options.width, input_size=options.input_size)
         model = random_model(spec)
     else:
         model = onnx.load(options.model)
