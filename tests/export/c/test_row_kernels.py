@@ -36,8 +36,8 @@ def library(folder: Path, isa: str = "scalar", change: tuple[str, str] = ("", ""
     names.append("dwk-f32-block" if vector else "dwk-f32-scalar")
     text = "".join(source_text(f"kernels/{name}.c") for name in names)
     assert change[0] in text
-    target = f"#define LM_TARGET_{isa.upper()}\n"
-    head = f'#include <stddef.h>\n{"#include <immintrin.h>" if vector else ""}\n#include "kernel.h"\n{target}#define static\n'
+    head = "#include <stddef.h>\n" + ("#include <immintrin.h>\n" if vector else "")
+    head += f'#include "kernel.h"\n#define LM_TARGET_{isa.upper()}\n#define static\n'
     (folder / "rows.c").write_text(head + text.replace(*change, 1) if change[0] else head + text)
     flags = ("-O1", "-w", "-fPIC", "-shared", f"-I{HERE / 'kernels'}", *FLAGS[isa])
     return ctypes.CDLL(str(compile_c([folder / "rows.c"], folder / f"rows-{isa}.so", *flags)))
