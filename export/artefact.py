@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from export.artefact_c import CArtefact
 from export.artefact_engine import EngineArtefact
+from export.artefact_format import FormatArtefact
 from export.importer import SpecFlags, decide_spec, identify_onnx, looks_like_archive
 from export.onnx_file import MAX_ONNX_BYTES, parse_onnx, spec_of, to_bytes
 from export.onnx_layers import weighted_layers
 from export.presets import RECOGNISED
 from export.torch_layers import block_names, weighted_blocks
 from runtime.backends.c import is_c_folder
+from runtime.backends.formats import FORMATS, located
 from runtime.backends.ort import OrtModel
 from runtime.errors import InputError, UsageError
 from runtime.files import read_bytes, read_json, require_file, sha256_bytes, sha256_file
@@ -33,6 +35,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 _QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"})
 _SPEC_FILE_BYTES = 1 << 20
 PLAN_SUFFIX = ".plan"
+FORMAT_SUFFIXES = frozenset(form.suffix for form in FORMATS.values())
 
 
 class Artefact(Protocol):
@@ -41,7 +44,7 @@ class Artefact(Protocol):
     path: str
     sha256: str
     kind: str
-    """multi-branch, fused, onnx, c or engine."""
+    """multi-branch, fused, onnx, c, engine, or the name of a converted format."""
     precision: Precision
     spec: ModelSpec | None
     """None for an ONNX file that says nothing about its input."""
@@ -74,6 +77,8 @@ def open_artefact(path: Path | str, spec: str | None = None) -> Artefact:
     source = require_file(path)
     if source.suffix == PLAN_SUFFIX:
         return EngineArtefact(source)
+    if located(source) is not None or source.suffix in FORMAT_SUFFIXES:
+        return FormatArtefact(source)
     if looks_like_archive(source):
         return TorchArtefact(source)
     data = read_bytes(source, MAX_ONNX_BYTES)

@@ -14,6 +14,8 @@ from torch import nn
 
 from export.chain_engines import engine_steps
 from export.chain_report import Report
+from export.formats.chain import format_steps
+from export.formats.links import Truth as FormatTruth
 from export.fp16 import half_outputs
 from export.links import (
     INTEGERS,
@@ -153,6 +155,7 @@ class _Proof:
         for folder in C_PARENT:  # compiling takes longest, so it comes last
             if folder in steps:
                 steps[f"{folder}, compiled"] = partial(self._compiled, folder)
+        steps |= format_steps(self.bundle, self.data, self.report, self._faces, self._format_truth)
         return steps | engine_steps(self.bundle, self.report, self._faces)
 
     def probe(self) -> None:
@@ -238,6 +241,13 @@ class _Proof:
             raise InputError("c-int8/: its parent model.int8.onnx could not be read")
         parent, stored = self.quantised, self._stored("int8")
         self._same_files("c-int8", parent, lambda: int8_truth(parent, self.spec, stored))
+
+    def _format_truth(self) -> FormatTruth:
+        full = OrtModel(self.data["fp32"])(self._faces())
+        if "int8" not in self.data:
+            return FormatTruth(*truth(self._fused(), self._faces()), full)
+        limit = float(self.bundle.manifest.artefact("int8").settings["shift limit on the probes, %"])
+        return FormatTruth(*truth(self._fused(), self._faces()), full, self._stored("int8"), limit)
 
     def _same_files(self, folder: str, parent: ModelProto, outputs: Callable[[], Truth]) -> None:
         """Generate again from the parent: every file must be there, and be the same to the byte."""

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from export.artefact_format import find_format
 from runtime.backends.c import is_c_folder
-from runtime.bundle import MANIFEST, Bundle, read_arrays
+from runtime.backends.formats import Format, Precision
+from runtime.bundle import MANIFEST, Artefact, Bundle, read_arrays
 from runtime.engine import PLAN_SUFFIXES, read_card
 from runtime.errors import InputError
 from runtime.files import read_bytes, require_file, sha256_bytes, sha256_file
@@ -28,6 +30,9 @@ def inspect_path(path: Path | str) -> Facts:
     if place.is_dir():
         return inspect_bundle(place)
     require_file(place)
+    converted = find_format(place)
+    if converted is not None:
+        return _inspect_converted(place, *converted)
     facts = _reader_for(place)(place)
     whole = {"what": facts.pop("what"), "path": str(place), "bytes": place.stat().st_size, **facts}
     return {**whole, "lineage": _lineage(place, str(whole["sha256"]))}
@@ -37,14 +42,19 @@ def _lineage(path: Path, digest: str) -> list[str] | None:
     """What the file was made from, nearest first, as the bundle it lies in says; None outside of a bundle."""
     if not (path.parent / MANIFEST).is_file():
         return None
-    manifest = Bundle.open(path.parent).manifest
+    bundle = Bundle.open(path.parent)
+    manifest = bundle.manifest
     own = next((a for a in manifest.artefacts if a.file == path.name), None)
     if own is None:
         return [f"not listed in {MANIFEST} of its directory"]
     if own.sha256 != digest:
         return [f"changed: {MANIFEST} of its directory knows it as {own.sha256[:16]}"]
+    return _line_of(bundle, manifest.parent_of(own))
+
+
+def _line_of(bundle: Bundle, parent: Artefact | None) -> list[str]:
     line: list[str] = []
-    parent = manifest.parent_of(own)
+    manifest = bundle.manifest
     while parent is not None:
         line.append(f"{parent.file} {parent.sha256[:16]}")
         parent = manifest.parent_of(parent)
@@ -204,6 +214,28 @@ def _inspect_c(folder: Path) -> Facts:
         "c": settings,
         "files": [a.file for a in files],
         "checks": [{**asdict(check), "passed": check.passed} for check in source.checks],
+    }
+
+
+def _inspect_converted(path: Path, bundle: Bundle, form: Format, precision: Precision) -> Facts:
+    """A file for an engine of others, from what its bundle's manifest says of it; it is hashed and not loaded."""
+    made = bundle.manifest.artefact(form.artefact(precision))
+    bundle.read(made.name)
+    size, points = bundle.spec.input_size, bundle.spec.points
+    shape = [1, size, size, 3] if made.settings.get("layout") == "NHWC" else [1, 3, size, size]
+    parent = bundle.manifest.parent_of(made)
+    return {
+        "what": f"{form.title} file, {precision}",
+        "path": str(path),
+        "bytes": made.bytes,
+        "sha256": made.sha256,
+        "parent": made.parent,
+        "producer": f"{made.settings.get('converter')}; measured with {made.settings.get('engine')}",
+        "spec": bundle.spec.to_dict(),
+        "inputs": [{"name": made.settings.get("input"), "type": "float32", "shape": shape}],
+        "outputs": [{"name": made.settings.get("output"), "type": "float32", "shape": [1, 2 * points]}],
+        "checks": [{**asdict(check), "passed": check.passed} for check in made.checks],
+        "lineage": None if parent is None else _line_of(bundle, parent),
     }
 
 

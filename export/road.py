@@ -14,6 +14,9 @@ from torch import nn
 from calib.quantize import Mode
 from calib.select import DEFAULT_COUNT
 from export.bundle import BundleWriter, new_bundle, refuse_target
+from export.formats.convert import require_homes
+from export.formats.links import Truth as FormatTruth
+from export.formats.road import add_formats
 from export.fp16 import audit, half_outputs, to_half
 from export.fuse import fuse
 from export.links import (
@@ -74,6 +77,8 @@ class Options:
     c: CRequest | None = None
     engines: BuildOptions | None = None
     """TensorRT engines of every ONNX file, for the GPU that is here."""
+    formats: tuple[str, ...] = ()
+    """Files for engines of others, names of `runtime.backends.formats.FORMATS`."""
     seed: int = 0
     cache: Path | None = None
     """File that keeps what calibration found, for a later export of the same model, faces and settings."""
@@ -94,6 +99,7 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
     place_of_engines = None if options.engines is None else find_place()
     if options.engines is not None and place_of_engines is not None:
         refuse_options(options.engines, place_of_engines.able)
+    homes = require_homes(options.formats)
     _refuse_onnx(source_path)
     loaded = load_checkpoint(source_path)
     model_of(loaded, str(source_path))
@@ -124,11 +130,20 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
             quantised = parse_onnx((writer.directory / writer["int8"].file).read_bytes(), "model.int8.onnx")
             integers = int8_truth(quantised, spec, arrays["int8"].astype(np.float32))
             add_c(writer, quantised, spec, faces, "int8", options.c, integers, say)
+        others: list[str] = []
+        if homes:
+            expected = FormatTruth(
+                *truth(model, probes),
+                arrays["fp32"].astype(np.float32),
+                arrays["int8"].astype(np.float32) if "int8" in arrays else None,
+                float(writer["int8"].settings["shift limit on the probes, %"]) if "int8" in arrays else 0.0,
+            )
+            others = add_formats(writer, spec, probes, homes, list(arrays), expected, say)
         say("manifest")
         probe = writer.add(
             "probe", "probe", "probe.npz", arrays_to_bytes(arrays), settings={"faces": public_name(options.probes)}
         )
-        for name in ("fused", "fp32", "fp16", "int8", "c", "c-int8"):
+        for name in ("fused", "fp32", "fp16", "int8", "c", "c-int8", *others):
             if name in writer:
                 writer.measured_on(name, probe)
         if options.engines is not None and place_of_engines is not None:

@@ -19,6 +19,10 @@ EXTRA_OF = {
     "onnxslim": "export",
     "onnxconverter_common": "export",
     "tensorrt": "tensorrt",
+    "MNN": "mnn",
+    "ncnn": "ncnn",
+    "ai_edge_litert": "tflite",
+    "openvino": "openvino",
 }
 
 

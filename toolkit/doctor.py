@@ -54,12 +54,13 @@ PACKAGES: dict[str, Package] = {
 IMPORTED = ("numpy", "cv2", "onnxruntime", "torch")
 """Packages whose import is tried, because a wheel that is installed may still not load."""
 PEERS: dict[str, Package] = {
-    "openvino": Package(("openvino",), "toolkit bench"),
-    "litert": Package(("ai-edge-litert", "tflite-runtime"), "toolkit bench"),
-    "ncnn": Package(("ncnn",), "toolkit bench"),
-    "mnn": Package(("mnn",), "toolkit bench"),
+    "openvino": Package(("openvino",), "toolkit export --openvino, run --backend openvino, bench", "openvino"),
+    "litert": Package(("ai-edge-litert", "tflite-runtime"), "toolkit run --backend tflite, bench", "tflite"),
+    "litert converter": Package(("litert-torch",), "toolkit export --tflite", "tflite"),
+    "ncnn": Package(("ncnn",), "toolkit run --backend ncnn, bench", "ncnn"),
+    "ncnn converter": Package(("pnnx",), "toolkit export --ncnn", "ncnn"),
+    "mnn": Package(("mnn",), "toolkit export --mnn, run --backend mnn, bench", "mnn"),
 }
-PEER_FIX = "make bench-env  # or: pip install openvino ai-edge-litert ncnn pnnx MNN"
 
 
 @dataclass(frozen=True)
@@ -304,11 +305,12 @@ def _jetson(machine: Machine, model: str) -> Iterator[Finding]:
 
 
 def _peers(machine: Machine) -> Iterator[Finding]:
-    """Other engines to compare with; their converters pin other versions, so they live in a place of their own."""
+    """Engines of others: to export for, to run, to compare with; here or in the environments of `make bench-env`."""
     for name, found in peer_versions(machine).items():
         state: State = "ok" if found else "note"
-        needed = f"toolkit bench --against {name}"
-        yield Finding("other engines", name, state, found or "not installed", needed, "" if found else PEER_FIX)
+        package = PEERS[name]
+        fix = "" if found else f"pip install 'landmark-toolkit[{package.extra}]'  # or: make bench-env"
+        yield Finding("other engines", name, state, found or "not installed", package.needed_for, fix)
 
 
 def peer_versions(machine: Machine) -> dict[str, str]:

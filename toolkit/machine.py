@@ -99,7 +99,7 @@ class Machine:
 
     def bench_packages(self) -> dict[str, str]:
         """What the environments of `make bench-env` hold."""
-        from toolkit.bench.contenders import environments
+        from export.formats.homes import environments
 
         return {name: version for home in environments([])[1:] for name, version in home.packages.items()}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.backends.formats import FORMATS
 from runtime.backends.protocol import FaceModel
 from runtime.bundle import Bundle, Manifest
 from runtime.errors import MissingBackendError, UsageError
@@ -48,6 +49,18 @@ BACKENDS: dict[str, BackEnd] = {
             f"run toolkit build-engine --{name}",
         )
         for name in ("fp32", "fp16", "int8")
+    },
+    **{
+        form.artefact(precision): BackEnd(
+            "runtime.backends.formats",
+            "open_format",
+            {"form": form.name, "precision": precision},
+            form.artefact(precision),
+            f"export with --{form.name}" + f" and --{precision}" * (precision != "fp32"),
+            True,
+        )
+        for form in FORMATS.values()
+        for precision in form.precisions
     },
     "onnx-cuda": BackEnd("runtime.backends.ort_gpu", "open_onnx_cuda", {}, "fp32", "export it again"),
     "onnx-tensorrt": BackEnd("runtime.backends.ort_gpu", "open_onnx_tensorrt", {}, "fp32", "export it again"),

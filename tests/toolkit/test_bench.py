@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.formats.homes import Environment, environments
 from runtime.bundle import Bundle
 from runtime.errors import InputError, UsageError
 from toolkit.bench import run as bench_run
-from toolkit.bench.contenders import PEERS, Absent, Contender, Environment, environments, parse_against, peer_contenders
+from toolkit.bench.contenders import PEERS, Absent, Contender, parse_against, peer_contenders
 from toolkit.bench.environment import Watcher, describe
 from toolkit.bench.process import Worker, WorkerError
 from toolkit.bench.result import BenchResult, Figures, Refused, compare, summary

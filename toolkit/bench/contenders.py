@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.formats.child import ChildError, child_environment, run_script
+from export.formats.homes import DEFAULT_ENVIRONMENT, Environment
+from runtime.backends.formats import FORMATS
 from runtime.bundle import Bundle
 from runtime.errors import ToolkitError, UsageError
 from runtime.files import sha256_bytes
-from toolkit.bench.process import WorkerError, run_script, worker_environment
+from toolkit.bench.process import ALONE
 
-ENVIRONMENT_VARIABLE = "TOOLKIT_BENCH_ENV"
-DEFAULT_ENVIRONMENT = ".bench-env"
 CONVERT_SECONDS = 900.0
 C_FLAGS = ("-O3", "-march=native")
 
@@ -71,7 +70,10 @@ PEERS: dict[str, Peer] = {
         {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
         "pip install onnxruntime",
     ),
-    "openvino": Peer("OpenVINO", ("openvino",), {"fp32": "fp32", "int8": "int8"}, "pip install openvino"),
+    "openvino": Peer(
+        "OpenVINO", ("openvino",), {"fp32": "fp32", "int8": "int8"}, "pip install openvino", ("openvino",), ".xml",
+        "pip install openvino",
+    ),
     "litert": Peer(
         "LiteRT",
         ("ai-edge-litert", "tflite-runtime"),
@@ -89,55 +91,10 @@ PEERS: dict[str, Peer] = {
     ),
     "torch": Peer("PyTorch", ("torch",), {"fp32": "fused"}, "pip install torch"),
 }  # fmt: skip
+FORMAT_OF = {"mnn": "mnn", "ncnn": "ncnn", "litert": "tflite", "openvino": "openvino"}
+"""What a bundle's own files for an engine are called."""
 OWN = ("onnxruntime", "c", "tensorrt")
 """What runs the bundle's own artefacts; always in."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A Python with packages, ours or one of `make bench-env`."""
-
-    python: str
-    packages: dict[str, str]
-
-    def has(self, names: Iterable[str], every: bool = False) -> bool:
-        return (all if every else any)(name in self.packages for name in names)
-
-
-def environments(folders: Sequence[Path]) -> list[Environment]:
-    """Our own Python first, then the given virtual environments, else those of `make bench-env`."""
-    places = list(folders)
-    if not places:
-        base = Path(os.environ.get(ENVIRONMENT_VARIABLE, DEFAULT_ENVIRONMENT))
-        places = [p for p in (base, *sorted(base.glob("*"))) if _interpreter(p).is_file()]
-    found = [Environment(sys.executable, _packages(sys.executable))]
-    for place in places:
-        python = _interpreter(place)
-        if not python.is_file():
-            raise UsageError(
-                f"--env {place}: no {python.relative_to(place)} in it; give a virtual environment's folder"
-            )
-        found.append(Environment(str(python.absolute()), _packages(str(python.absolute()))))
-    return found
-
-
-def _interpreter(folder: Path) -> Path:
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-_LIST = (
-    "import importlib.metadata as m, json, re; print(json.dumps({re.sub(r'[-_.]+', '-', d.metadata['Name']).lower():"
-    " d.version for d in m.distributions() if d.metadata['Name']}))"
-)
-
-
-def _packages(python: str) -> dict[str, str]:
-    try:
-        done = subprocess.run([python, "-c", _LIST], capture_output=True, text=True, timeout=60, check=True)
-        found: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise UsageError(f"{python}: this Python does not work: {error}") from error
-    return found
 
 
 def parse_against(text: str | None) -> tuple[str, ...]:
@@ -232,14 +189,26 @@ def peer_contenders(
                 result.append(Absent(title, "not installed", peer.install))
                 continue
             model: Path | Absent = bundle.directory / bundle.manifest.artefact(source).file
-            if peer.converter:
+            held = _held(bundle, name, precision)
+            if held is not None:
+                model = held
+            elif peer.converter:
                 model = _convert(bundle, name, precision, source, homes, inputs, cache, say)
             if isinstance(model, Absent):
                 result.append(model)
                 continue
-            files = (model, *([model.with_suffix(".bin")] if model.suffix == ".param" else []))
-            result.append(Contender(title, name, precision, model, files, home.python))
+            files = (model, *([model.with_suffix(".bin")] if model.suffix in (".param", ".xml") else []))
+            note = "the bundle's own file" if held is not None else ""
+            result.append(Contender(title, name, precision, model, files, home.python, note=note))
     return result
+
+
+def _held(bundle: Bundle, name: str, precision: str) -> Path | None:
+    """The bundle's own file for this engine, made and measured by the export."""
+    form = FORMATS.get(FORMAT_OF.get(name, ""))
+    if form is None or not bundle.manifest.has(form.artefact(precision)):
+        return None
+    return bundle.directory / bundle.manifest.artefact(form.artefact(precision)).file
 
 
 def _convert(
@@ -270,12 +239,12 @@ def _convert(
         part = cache / f".part-{out.name}"
         arguments = [name, str(model.absolute()), str(part.absolute()), precision, str(inputs)]
         try:
-            run_script(home.python, "convert.py", arguments, CONVERT_SECONDS, worker_environment(1))
+            run_script(home.python, ALONE / "convert.py", arguments, CONVERT_SECONDS, child_environment(1))
             if not part.is_file():
-                raise WorkerError("the converter wrote nothing")
-            if part.suffix == ".param":
+                raise ChildError("the converter wrote nothing")
+            if part.suffix in (".param", ".xml"):
                 part.with_suffix(".bin").replace(out.with_suffix(".bin"))
             part.replace(out)
-        except (WorkerError, OSError) as error:
+        except (ChildError, OSError) as error:
             return Absent(title, f"its converter fails: {error}")
     return out

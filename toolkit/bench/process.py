@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from export.formats.child import ChildError, child_environment
+
 ALONE = Path(__file__).parent / "alone"
-ROOT = Path(__file__).resolve().parents[2]
-"""The folder that our packages lie in."""
 
 
-class WorkerError(Exception):
+class WorkerError(ChildError):
     """A worker died, hung or could not do what it was asked; the text is one line."""
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a child: our packages can be found, thread pools are as wide as asked for."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **pools, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Worker:
@@ -39,7 +31,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._noise,
-            env=worker_environment(threads),
+            env=child_environment(threads),
             text=True,
             encoding="utf-8",
         )
@@ -87,27 +79,3 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._noise):
             if stream is not None:
                 stream.close()
-
-
-def run_script(
-    python: str, script: str, arguments: Sequence[str], timeout: float, environment: Mapping[str, str]
-) -> None:
-    """Run one of the scripts beside this module; an error is its last line."""
-    command = [python, str(ALONE / script), *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            env=dict(environment),
-            text=True,
-            errors="replace",
-        )
-    except subprocess.TimeoutExpired:
-        raise WorkerError(f"{script} took more than {timeout:g} s") from None
-    except OSError as error:
-        raise WorkerError(f"{python}: {error.strerror or error}") from error
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise WorkerError(lines[-1][:300] if lines else f"{script} ended with code {done.returncode}")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.compare import LIMITS_PX
+from export.formats.homes import environments
 from runtime.backends.ort import OrtModel
 from runtime.bundle import Bundle, read_arrays
 from runtime.errors import InputError, UsageError
@@ -21,7 +22,6 @@ from runtime.spec import ModelSpec
 from toolkit.bench.contenders import (
     Absent,
     Contender,
-    environments,
     own_contenders,
     parse_against,
     peer_contenders,

@@ -116,6 +116,10 @@ def run(
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Also TensorRT engines of all these models, for the GPU of this machine.")
     ] = False,
+    mnn: Annotated[bool, typer.Option("--mnn", help="Also files for MNN.")] = False,
+    ncnn: Annotated[bool, typer.Option("--ncnn", help="Also files for ncnn.")] = False,
+    tflite: Annotated[bool, typer.Option("--tflite", help="Also files for LiteRT (TensorFlow Lite).")] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Also files for OpenVINO.")] = False,
     triton: Annotated[
         Path | None,
         typer.Option("--triton", help="Also a model repository for Triton Inference Server; a new directory."),
@@ -137,9 +141,12 @@ def run(
 
       toolkit export ghostone.ckpt --c -o bundle && cc -O3 -march=native bundle/c/*.c -o demo
 
+      toolkit export ghostone.ckpt --fp16 --calib data/WFLW --ncnn --openvino -o bundle
+
       toolkit export ghostone.ckpt --opset 17 --exporter torchscript -o for_jetpack6
     """
     drop = _fraction(max_drop)
+    formats = {"mnn": mnn, "ncnn": ncnn, "tflite": tflite, "openvino": openvino}
     if triton is not None:
         from export.triton import refuse_repository
 
@@ -165,6 +172,7 @@ def run(
         seed=seed,
         cache=calib_cache,
         engines=BuildOptions() if tensorrt else None,
+        formats=tuple(name for name, wanted in formats.items() if wanted),
         force=force,
     )
     with console.progress("export", None) as advance:

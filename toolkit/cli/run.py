@@ -34,7 +34,10 @@ def run(
         typer.Option("--crop-rule", help="SCALE,DX,DY from detector box to landmark square; see toolkit fit-crop."),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="auto, onnx, onnx-fp16, onnx-int8, c, c-int8 or tensorrt.")
+        str,
+        typer.Option(
+            "--backend", help="auto, onnx, onnx-fp16, onnx-int8, c, c-int8, tensorrt, mnn, ncnn, tflite or openvino."
+        ),
     ] = "auto",
     passes: Annotated[
         int, typer.Option("--passes", help="2 cuts each face again around its own landmarks.", min=1, max=2)
@@ -52,7 +55,9 @@ def run(
     frames: Annotated[
         int | None, typer.Option("--frames", help="Videos and cameras: stop after so many frames.", min=1)
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="Threads of ONNX Runtime.", min=1, max=256)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Threads of ONNX Runtime, MNN, ncnn, LiteRT or OpenVINO.", min=1, max=256)
+    ] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace output files that are there already.")] = False,
 ) -> None:
     """Find faces, put landmarks on them, and show them: annotated pictures or videos, JSON lines, times per stage.
