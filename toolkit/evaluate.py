@@ -140,20 +140,20 @@ def expand(texts: Sequence[Path | str]) -> list[Path]:
             found.append(_part(Path(place), name))
         elif (path / MANIFEST).is_file():
             bundle = Bundle.open(path)
-            found += [_part(path, name) for name in runnable(bundle, everywhere=False)]
+            found += [_part(path, name) for name in runnable(bundle, engines=False)]
         else:
             found.append(path)
     return found
 
 
-def runnable(bundle: Bundle, everywhere: bool = True) -> list[str]:
-    """Names of the artefacts that put out landmarks; with `everywhere=False` those whose engine is here."""
-    plans = [a.name for a in bundle.manifest.artefacts if a.kind == ENGINE and (everywhere or gpu_is_here())]
+def runnable(bundle: Bundle, engines: bool = True) -> list[str]:
+    """Names of the artefacts that put out landmarks; with `engines=False` only those whose engine is here."""
+    plans = [a.name for a in bundle.manifest.artefacts if a.kind == ENGINE and (engines or gpu_is_here())]
     converted = [
         name
         for form in FORMATS.values()
         for name in map(form.artefact, form.precisions)
-        if bundle.manifest.has(name) and (everywhere or form.engine_is_here())
+        if bundle.manifest.has(name) and (engines or form.engine_is_here())
     ]
     return [n for n in (*IN_BUNDLE, *FOLDERS) if bundle.manifest.has(n)] + converted + plans
 

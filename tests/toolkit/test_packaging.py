@@ -18,6 +18,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from export.formats.convert import CONVERTERS
+from runtime.backends.formats import FORMATS
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -40,7 +43,12 @@ def test_names_and_extras() -> None:
     assert PROJECT["name"] == "landmark-toolkit"
     assert PROJECT["scripts"] == {"toolkit": "toolkit.cli:main"}
     assert {name_of(r) for r in PROJECT["dependencies"]} == {"numpy", "typer", "rich"}
-    assert set(EXTRAS) == {"runtime", "train", "export", "bench", "dev", "tensorrt", "all"}
+    assert set(EXTRAS) == {"runtime", "train", "export", "bench", "dev", "tensorrt", "all"} | set(FORMATS)
+
+
+def test_each_format_has_an_extra_that_brings_its_engine_and_converter() -> None:
+    for name, form in FORMATS.items():
+        assert set(form.distributions) | set(CONVERTERS[name].distributions) <= expanded(name)
 
 
 def test_all_is_everything_but_tensorrt() -> None:
