@@ -15,10 +15,14 @@ from runtime.backends.formats import FORMATS
 from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import InputError, MissingBackendError, UsageError
 from runtime.gpu import probe_gpu
+from runtime.layouts import Layout
 from runtime.spec import ModelSpec
 from toolkit.boxes import BoxSource, plain_boxes
+from toolkit.protocols import Protocol
+from toolkit.solution import SolutionFile, is_solution, solution_text
 from train.data.sample import FaceSource
 from train.evaluate import BATCH, Crops, Evaluation, crop_faces, evaluate, point_map
+from train.metrics import BOX, Scores, nme_per_face, normaliser_for, score, score_subsets
 
 Tick = Callable[[str, int], object]
 """What is being done, and how many faces of it are finished."""
@@ -73,6 +77,8 @@ class ArtefactScore:
     name: str = ""
     difference: Difference | None = None
     """Against the first artefact; None for itself."""
+    also: dict[str, Scores] = field(default_factory=dict)
+    """The same predictions over other normalisers, all faces."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Scoreboard:
     """Faces that the detector did not find; they are in none of the numbers."""
     crops: Crops | None = field(default=None, compare=False)
     """As the first artefact saw them."""
+    protocol: str | None = None
 
     def csv(self) -> str:
         """Each face's error under each artefact, as a fraction of the normaliser."""
@@ -100,8 +107,7 @@ class Scoreboard:
 
     def solution(self) -> str:
         """The challenge form: one face a line, x1 y1 x2 y2 ... in pixels of its photo, in the order of the source."""
-        points = self.rows[0].evaluation.points
-        return "".join(" ".join(f"{v:.4f}" for v in face.reshape(-1)) + "\n" for face in points)
+        return solution_text(self.rows[0].evaluation.points)
 
     def facts(self) -> dict[str, Any]:
         """Plain data, as `--json` and `--save` give it."""
@@ -111,6 +117,7 @@ class Scoreboard:
             "data": self.data,
             "faces": len(self.faces),
             "missed": self.missed,
+            "protocol": self.protocol,
             "artefacts": [
                 {
                     "path": row.artefact.path,
@@ -120,6 +127,7 @@ class Scoreboard:
                     "crop": row.evaluation.crop,
                     "normaliser": row.evaluation.normaliser,
                     "scores": {name: asdict(scores) for name, scores in row.evaluation.scores.items()},
+                    "also": {name: asdict(scores) for name, scores in row.also.items()},
                     "difference": None if row.difference is None else asdict(row.difference),
                 }
                 for row in self.rows
@@ -186,11 +194,14 @@ def score_artefacts(
     batch_size: int = BATCH,
     boxes: BoxSource | None = None,
     progress: Tick | None = None,
+    protocol: Protocol | None = None,
 ) -> Scoreboard:
     """Measure every artefact; all files are opened and checked before the first face is cut."""
     if not paths:
         raise UsageError("give at least one checkpoint or ONNX file")
-    artefacts = open_artefacts(expand(paths), spec)
+    if protocol is not None:
+        source, normaliser = protocol.source(source), protocol.check_normaliser(normaliser)
+    artefacts = _open_all(expand(paths), spec, source)
     origin = boxes or plain_boxes(None)
     specs = [origin.in_words(require_spec(artefact)) for artefact in artefacts]
     for artefact, one in zip(artefacts, specs, strict=True):
@@ -210,14 +221,51 @@ def score_artefacts(
             cut[key] = crop_faces(source, one, chosen, tick, origin.box_of)
         crops = cut[key]
         first = first or crops
-        evaluations.append(_evaluate(artefact, crops, one, normaliser, batch_size, progress))
+        if isinstance(artefact, SolutionFile):
+            evaluations.append(_judge(artefact, crops, chosen, normaliser))
+        else:
+            evaluations.append(_evaluate(artefact, crops, one, normaliser, batch_size, progress))
     if first is None:
         raise UsageError("nothing was measured")
     rows = tuple(
-        ArtefactScore(artefact, found, name, paired_difference(evaluations[0].errors, found.errors) if at else None)
+        ArtefactScore(
+            artefact,
+            found,
+            name,
+            paired_difference(evaluations[0].errors, found.errors) if at else None,
+            _also(found, first, protocol),
+        )
         for at, (artefact, found, name) in enumerate(zip(artefacts, evaluations, short_names(artefacts), strict=True))
     )
-    return Scoreboard(source.name, first.names, first.attributes, rows, len(wanted) - len(chosen), first)
+    name = None if protocol is None else protocol.name
+    return Scoreboard(source.name, first.names, first.attributes, rows, len(wanted) - len(chosen), first, name)
+
+
+def _open_all(paths: Sequence[Path], spec: str | None, source: FaceSource) -> list[Artefact]:
+    """Artefacts and solutions, in the order given."""
+    models = [path for path in paths if not is_solution(path)]
+    opened = iter(open_artefacts(models, spec) if models or spec is not None else [])
+    return [SolutionFile(path, len(source), source.layout) if is_solution(path) else next(opened) for path in paths]
+
+
+def _judge(solution: SolutionFile, crops: Crops, indices: Sequence[int], normaliser: str | None) -> Evaluation:
+    """Measure landmarks that are there already."""
+    points, name = solution.points(indices), normaliser or default_normaliser(crops.layout)
+    errors = nme_per_face(points, crops.points, normaliser_for(crops.layout, name))
+    return Evaluation(score_subsets(errors, crops.attributes), errors, points, name, "(none: a solution)")
+
+
+def default_normaliser(layout: Layout) -> str:
+    """The layout's first normaliser, else the box."""
+    return layout.default_normaliser.name if layout.normalisers else BOX
+
+
+def _also(found: Evaluation, crops: Crops, protocol: Protocol | None) -> dict[str, Scores]:
+    """The same predictions over the protocol's other normalisers."""
+    return {
+        name: score(nme_per_face(found.points, crops.points, normaliser_for(crops.layout, name)))
+        for name in (protocol.also if protocol else ())
+    }
 
 
 def _evaluate(

@@ -63,7 +63,13 @@ class Faces:
     """What a user should know: counts, broken faces."""
 
     def loader(
-        self, recipe: Recipe, spec: ModelSpec, augment: AugmentConfig, team: Team, views: Sequence[View] = ()
+        self,
+        recipe: Recipe,
+        spec: ModelSpec,
+        augment: AugmentConfig,
+        team: Team,
+        views: Sequence[View] = (),
+        estimate_pose: bool = False,
     ) -> BatchLoader:
         """Batches of the training faces; a part's share of an epoch is its size times its weight."""
         starts = np.cumsum([0, *(len(part.pack) for part in self.parts)])
@@ -80,6 +86,7 @@ class Faces:
             rank=team.rank,
             world=team.size,
             views=views,
+            estimate_pose=estimate_pose,
         )
 
     def fingerprint(self, teachers: str = "") -> str:

@@ -103,13 +103,15 @@ class Training:
         self.teachers = Teachers(recipe.distill, self.spec, machine, fuse)
         augment = augmentation(recipe)
         faces = prepare_faces(recipe, self.spec, opened, watch.working)
-        self.loader = faces.loader(recipe, self.spec, augment, team, self.teachers.views)
+        with_pose = self.objective.pose > 0
+        self.loader = faces.loader(recipe, self.spec, augment, team, self.teachers.views, with_pose)
         self.jury = Jury(self.spec, machine, team)
         self.validation = faces.validation
         self.crops = self.jury.cut(self.validation, watch.working)
-        with_pose = self.objective.pose > 0
         seen = faces.fingerprint(self.teachers.digest)
-        self.state = TrainingState(recipe, self.spec, machine, len(self.loader), seen, with_pose)
+        self.state = TrainingState(
+            recipe, self.spec, machine, len(self.loader), seen, with_pose, self.objective.heatmaps
+        )
         network = f"{self.state.describe()}, {machine.describe()}"
         for note in (*faces.notes, *self.teachers.describe(), network, *slow_blocks(self.spec, machine)):
             watch.note(note)
@@ -159,12 +161,13 @@ class Training:
         )
         state.modules.train()
         with machine.mixed():
-            output, guess = state.forward(images)
+            output, guess, heatmaps = state.forward(images)
         # Losses work in pixels of the input, where the constants of wing loss mean something.
         points, truth = output.float().view_as(targets) * size, targets * size
         guessed = None if guess is None else guess.float()
-        loss = self.objective(points, truth, weights, Extras(guessed, angles, attributes))
-        loss = self.teachers.mixed(loss, points, batch, self.objective.points)
+        maps = None if heatmaps is None else heatmaps.float()
+        loss = self.objective(points, truth, weights, Extras(guessed, angles, attributes, maps))
+        loss = self.teachers.mixed(loss, points, batch, self.objective, Extras(heatmaps=maps))
 
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -14,10 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import UsageError
 from runtime.layouts import Normaliser
+from train.heatmaps import adaptive_wing, gaussians
+
+NEAR_PEAK = 0.2
+"""Cells whose true value reaches this, and their neighbours, are the face of a map; the others are background."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,14 @@ class Extras:
     true_angles: Tensor | None = None
     attributes: Tensor | None = None
     """(B, 6) flags in the order of `train.data.sample.ATTRIBUTES`."""
+    heatmaps: Tensor | None = None
+    """(B, P, S, S) maps of a network that has them, as logits."""
 
 
 class PointLoss(nn.Module):
     """Base: subclasses give the value of each point."""
+
+    needs_heatmaps = False
 
     def per_point(self, offset: Tensor, target: Tensor, /) -> Tensor:
         """Value (B, P) for offsets (B, P, 2) from the target."""
@@ -40,16 +49,10 @@ class PointLoss(nn.Module):
 
     def per_face(self, pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean over the labelled points of each face of value times weight: (B,)."""
-        labelled = torch.isfinite(target).all(-1)
-        if weights is not None:
-            labelled = labelled & (weights > 0)
+        labelled = labelled_points(target, weights)
         target = torch.where(labelled[..., None], target, math.nan)
         offset = torch.where(labelled[..., None], pred - target, 0)
-        count = labelled.sum(1).to(pred.dtype)
-        value = torch.where(labelled, self.per_point(offset, target), 0)
-        if weights is not None:
-            value = value * torch.where(labelled, weights.to(pred.dtype), 0)
-        return value.sum(1) / count.clamp_min(1)
+        return face_means(self.per_point(offset, target), labelled, weights)
 
     def forward(
         self,
@@ -59,6 +62,20 @@ class PointLoss(nn.Module):
         extras: Extras | None = None,  # noqa: ARG002 - for subclasses
     ) -> Tensor:
         return self.per_face(pred, target, weights).mean()
+
+
+def labelled_points(target: Tensor, weights: Tensor | None) -> Tensor:
+    """Which points (B, P) have a label and a weight."""
+    labelled = torch.isfinite(target).all(-1)
+    return labelled if weights is None else labelled & (weights > 0)
+
+
+def face_means(values: Tensor, labelled: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean (B,) over the labelled points of value times weight."""
+    values = torch.where(labelled, values, 0)
+    if weights is not None:
+        values = values * torch.where(labelled, weights.to(values.dtype), 0)
+    return values.sum(1) / labelled.sum(1).to(values.dtype).clamp_min(1)
 
 
 class Wing(PointLoss):
@@ -157,6 +174,67 @@ class PFLDLoss(PointLoss):
         return (weight * landmarks).mean()
 
 
+class AdaptiveWing(PointLoss):
+    """Adaptive Wing between the shares of a map, scaled to a peak of about 1, and a Gaussian of `sigma` cells.
+
+    The landmark is the centre of mass of softmax(map). A softmax that equals a Gaussian of sigma has the peak
+    1 / (2 pi sigma^2), so softmax x 2 pi sigma^2 is what is compared: at zero loss the centre of mass is the point.
+    """
+
+    needs_heatmaps = True
+
+    def __init__(
+        self,
+        omega: float = 14.0,
+        theta: float = 0.5,
+        eps: float = 1.0,
+        alpha: float = 2.1,
+        sigma: float = 1.5,
+        mask: float = 10.0,
+        coords: float = 0.0,
+        base: str = "wing",
+        input_size: float = 256.0,
+    ) -> None:
+        super().__init__()
+        _positive(omega=omega, theta=theta, eps=eps, sigma=sigma, input_size=input_size)
+        if not alpha > 1:
+            raise UsageError(f"loss option alpha must be above 1, so that every power is positive, found {alpha!r}")
+        for name, number in (("mask", mask), ("coords", coords)):
+            if not (math.isfinite(number) and number >= 0):
+                raise UsageError(f"loss option {name} must be 0 or a positive number, found {number!r}")
+        if base == "awing":
+            raise UsageError("loss awing: its base must be another loss")
+        self.omega, self.theta, self.eps, self.alpha = omega, theta, eps, alpha
+        self.sigma, self.mask, self.coords, self.input_size = sigma, mask, coords, input_size
+        self.base = make_loss(base)
+
+    def per_cell(self, heatmaps: Tensor, centres: Tensor) -> Tensor:
+        """Weighted loss of every cell for centres (B, N, 2) in cells."""
+        side = heatmaps.shape[-1]
+        truth = gaussians(centres, side, self.sigma)
+        value = heatmaps.flatten(2).softmax(2).view_as(heatmaps) * (2 * math.pi * self.sigma**2)
+        loss = adaptive_wing(value, truth, self.omega, self.theta, self.eps, self.alpha)
+        near = F.max_pool2d((truth >= NEAR_PEAK).to(truth.dtype), 3, stride=1, padding=1)
+        return loss * (1 + self.mask * near)
+
+    def forward(
+        self, pred: Tensor, target: Tensor, weights: Tensor | None = None, extras: Extras | None = None
+    ) -> Tensor:
+        if extras is None or extras.heatmaps is None:
+            raise UsageError("loss awing needs a network with heatmaps, such as hrnet-w18")
+        heatmaps = extras.heatmaps.to(pred.dtype)
+        side = heatmaps.shape[-1]
+        centres = target * (side / self.input_size) - 0.5
+        labelled = labelled_points(target, weights)
+        # Of a point outside the crop there is no peak to learn; the coordinates still teach it.
+        shown = labelled & ((centres > -0.5) & (centres < side - 0.5)).all(-1)
+        cells = self.per_cell(heatmaps, torch.where(shown[..., None], centres, 0.0))
+        loss = face_means(cells.mean((2, 3)), shown, weights).mean()
+        if self.coords:
+            loss = loss + self.coords * self.base(pred, target, weights)
+        return loss
+
+
 def pose_loss(angles: Tensor, true_angles: Tensor) -> Tensor:
     """What the auxiliary net minimises: the mean over faces of the sum of 1 - cos(angle error)."""
     return angle_error(angles, true_angles).mean()
@@ -178,6 +256,7 @@ def angle_error(angles: Tensor, true_angles: Tensor) -> Tensor:
 
 
 def _positive(**options: float) -> None:
+    """Raise unless every option is a positive number."""
     for name, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise UsageError(f"loss option {name} must be a positive number, found {value!r}")
@@ -190,6 +269,7 @@ LOSSES: dict[str, Callable[..., PointLoss]] = {
     "log-l2": LogL2,
     "nme": NME,
     "pfld": PFLDLoss,
+    "awing": AdaptiveWing,
 }
 
 

@@ -11,6 +11,7 @@ from runtime.layouts import Normaliser
 from runtime.spec import ModelSpec
 from train.losses import Extras, PointLoss, make_loss, pose_loss
 from train.metrics import normaliser_for
+from train.models.zoo import ZOO, entry
 from train.recipe import Recipe
 
 WITH_POSE = "pfld"
@@ -31,6 +32,11 @@ class Objective:
             return loss
         return loss + self.pose * pose_loss(extras.angles, extras.true_angles)
 
+    @property
+    def heatmaps(self) -> bool:
+        """Whether the points' loss looks at heatmaps."""
+        return self.points.needs_heatmaps
+
 
 def make_objective(recipe: Recipe, spec: ModelSpec) -> Objective:
     """Build the loss that a recipe names, and check that it fits the network."""
@@ -46,6 +52,11 @@ def make_objective(recipe: Recipe, spec: ModelSpec) -> Objective:
     if name == "nme":
         normaliser = normaliser_for(spec.point_layout, spec.normaliser)
         options["normaliser"] = normaliser if isinstance(normaliser, Normaliser) else None
+    if name == "awing":
+        if not entry(spec.architecture).heatmaps:
+            known = ", ".join(name for name, one in ZOO.items() if one.heatmaps)
+            raise UsageError(f"--loss awing learns heatmaps; {spec.architecture} has none, networks with them: {known}")
+        options["input_size"] = float(spec.input_size)
     return Objective(make_loss(name, **options), pose)
 
 

@@ -103,7 +103,7 @@ class LossRecipe:
     """What is made small."""
 
     name: str = _option(
-        "wing", "loss on the points", flag="loss", choices=("wing", "smoothl1", "l2", "log-l2", "nme", "pfld")
+        "wing", "loss on the points", flag="loss", choices=("wing", "smoothl1", "l2", "log-l2", "nme", "pfld", "awing")
     )
     option: tuple[str, ...] = _option(
         (), "an option of the loss: NAME=VALUE, e.g. w=10; may be repeated", flag="loss-option"

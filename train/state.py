@@ -46,9 +46,17 @@ class TrainingState:
     """Model, average, optimizer, schedule, scaler and progress."""
 
     def __init__(
-        self, recipe: Recipe, spec: ModelSpec, machine: Machine, steps_per_epoch: int, faces: str, with_pose: bool
+        self,
+        recipe: Recipe,
+        spec: ModelSpec,
+        machine: Machine,
+        steps_per_epoch: int,
+        faces: str,
+        with_pose: bool,
+        with_heatmaps: bool = False,
     ) -> None:
         self.recipe, self.spec, self.machine, self.faces = recipe, spec, machine, faces
+        self.with_heatmaps = with_heatmaps
         self.model = build(spec).to(machine.device)
         if machine.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,12 +73,15 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.needs_scaler)
         self.progress = Progress()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Landmarks (B, 2N), and the auxiliary net's guess of the head pose where it is trained along."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Landmarks (B, 2N); the auxiliary net's guess of the head pose and the heatmaps, where they are learned."""
+        if self.with_heatmaps:
+            landmarks, heatmaps = self.model.forward_with_heatmaps(images)  # type: ignore[operator]
+            return landmarks, None, heatmaps
         if self.pose is None:
-            return self.model(images), None
+            return self.model(images), None, None
         landmarks, stage = self.model.forward_with_stage(images)  # type: ignore[operator]
-        return landmarks, self.pose(stage)
+        return landmarks, self.pose(stage), None
 
     def describe(self) -> str:
         """The network in words."""

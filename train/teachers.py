@@ -19,12 +19,14 @@ from runtime.spec import ModelSpec
 from train.checkpoint import load_model
 from train.data.loader import Batch, to_input
 from train.data.views import View
-from train.losses import Extras, PointLoss
+from train.losses import Extras
 from train.machine import Machine
 from train.recipe import DistillRecipe
 
 Fuse = Callable[[nn.Module, ModelSpec], nn.Module]
 """Makes the plain network of a multi-branch one."""
+Loss = Callable[[Tensor, Tensor, Tensor, Extras], Tensor]
+"""Of points, targets, weights and what else is known."""
 _WEIGHTED = re.compile(r"^(?P<path>.+?):(?P<weight>\d+(?:\.\d*)?|\.\d+)$", re.DOTALL)
 
 
@@ -72,14 +74,14 @@ class Teachers:
     def _total(self) -> float:
         return sum(teacher.weight for teacher in self.members)
 
-    def mixed(self, labels: Tensor, points: Tensor, batch: Batch, loss: PointLoss) -> Tensor:
+    def mixed(self, labels: Tensor, points: Tensor, batch: Batch, loss: Loss, extras: Extras) -> Tensor:
         """The labels' loss and the teachers' together; `points` are the student's, in pixels of its input."""
         if not self.members:
             return labels
         total: Tensor = self.label_weight * labels
         for teacher in self.members:
             target, known = self.ask(teacher, batch)
-            part: Tensor = loss(points, target * self.student.input_size, known, Extras())
+            part: Tensor = loss(points, target * self.student.input_size, known, extras)
             total = total + self.weight * teacher.weight / self._total * part
         return total
 

@@ -24,7 +24,7 @@ from train.checkpoint import Checkpoint, load_model, save_checkpoint
 from train.data.loader import Batch
 from train.data.open import open_source
 from train.evaluate import crop_faces, torch_predictor
-from train.losses import make_loss
+from train.losses import Extras, make_loss
 from train.machine import Machine
 from train.models.zoo import build
 from train.recipe import DistillRecipe
@@ -121,10 +121,10 @@ def test_the_mixture_is_the_weighted_sum(tmp_path: Path) -> None:
     assert len(asked.views) == 1
     labels = torch.tensor(2.0)
     expected = 0.25 * labels + 0.5 * (0.75 * parts[0] + 0.25 * parts[1])
-    assert asked.mixed(labels, points, given, loss).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert asked.mixed(labels, points, given, loss, Extras()).item() == pytest.approx(expected.item(), rel=1e-6)
     assert parts[0].item() != pytest.approx(parts[1].item())
     nobody = teachers(DistillRecipe())
-    assert not nobody and nobody.digest == "" and nobody.mixed(labels, points, given, loss) is labels
+    assert not nobody and nobody.digest == "" and nobody.mixed(labels, points, given, loss, Extras()) is labels
 
 
 def test_a_teacher_is_fused_frozen_and_says_what_its_checkpoint_says(tmp_path: Path) -> None:

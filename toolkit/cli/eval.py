@@ -24,7 +24,8 @@ def run(
         list[str],
         typer.Argument(
             metavar="ARTEFACT...",
-            help="Checkpoints, ONNX files, C folders; a BUNDLE for all of it, BUNDLE:int8 for one part.",
+            help="Checkpoints, ONNX files, C folders; a BUNDLE for all of it, BUNDLE:int8 for one part; "
+            "a solution.txt of landmarks.",
         ),
     ],
     data: str = typer.Option(..., "--data", help="Labelled faces: a data set, a list, a pack or synth:N."),
@@ -38,6 +39,12 @@ def run(
     ),
     normaliser: str | None = typer.Option(
         None, "--normaliser", help="What errors are divided by: inter-ocular, inter-pupil or box (default: the spec's)."
+    ),
+    protocol: str | None = typer.Option(
+        None,
+        "--protocol",
+        help="How a data set is measured: wflw (98 points, inter-ocular), 300w (68 points, inter-ocular) or aflw2000 "
+        "(68 points, box).",
     ),
     spec: str | None = typer.Option(
         None, "--spec", help="What the input means, for ONNX files without a spec: a preset or a spec file (.json)."
@@ -82,12 +89,18 @@ def run(
         raise UsageError(f"--split {split!r}: expected train or test")
     from toolkit.boxes import open_boxes
     from toolkit.evaluate import expand, score_artefacts
+    from toolkit.protocols import protocol_named
     from train.data.open import open_source
 
+    chosen = None if protocol is None else protocol_named(protocol)
+    if chosen is not None:
+        normaliser = chosen.check_normaliser(normaliser)
     paths = expand(files)
-    _refuse(paths, plots, solution)
+    _refuse(paths, plots, solution, robust)
     boxes = open_boxes(crop)
     source = open_source(data, split=cast("Split | None", split))
+    if chosen is not None:
+        source = chosen.source(source)
     wanted = min(count or len(source), len(source))
     indices = [i * len(source) // wanted for i in range(wanted)]
     with console.progress("faces", wanted * (len(paths) + 1 + (boxes.box_of is not None))) as advance:
@@ -100,6 +113,7 @@ def run(
             batch_size=batch_size,
             boxes=boxes,
             progress=lambda what, done: advance(done, note=what),
+            protocol=chosen,
         )
     facts = board.facts()
     card = _card(board, source, indices, boxes, normaliser) if robust else None
@@ -133,16 +147,19 @@ def run(
             print(path)
 
 
-def _refuse(paths: list[Path], plots: Path | None, solution: Path | None) -> None:
+def _refuse(paths: list[Path], plots: Path | None, solution: Path | None, robust: bool) -> None:
     """What cannot work, before the first slow step."""
     from runtime.backends.c import is_c_folder
     from runtime.files import require_file
+    from toolkit.solution import is_solution
 
     for path in paths:
         if not is_c_folder(path):
             require_file(path)
     if solution is not None and len(paths) != 1:
         raise UsageError(f"--solution is the landmarks of one artefact, found {len(paths)}")
+    if robust and any(is_solution(path) for path in paths):
+        raise UsageError("--robustness changes the pictures that a model sees; a solution.txt has seen its own already")
     if plots is not None:
         if plots.exists() and not plots.is_dir():
             raise UsageError(f"--plots {plots}: is a file; give a folder")
@@ -177,13 +194,15 @@ def _how(row: ArtefactScore) -> str:
 
 def _faces(board: Scoreboard) -> str:
     missed = f" ({board.missed} more were not detected)" if board.missed else ""
-    return f"{len(board.faces)} faces of {board.data}{missed}"
+    protocol = f", protocol {board.protocol}" if board.protocol else ""
+    return f"{len(board.faces)} faces of {board.data}{missed}{protocol}"
 
 
 def _show_one(board: Scoreboard, row: ArtefactScore) -> None:
     from train.metrics import as_percent_rows
 
-    title = f"{row.artefact.path} on {_faces(board)}\n{_how(row)}"
+    also = "".join(f"; over {name}: NME {100 * scores.nme:.3f} %" for name, scores in row.also.items())
+    title = f"{row.artefact.path} on {_faces(board)}\n{_how(row)}{also}"
     columns = ["subset", "faces", "NME %", "FR@0.1 %", "AUC@0.1"]
     console.show(console.table(title, columns, as_percent_rows(row.evaluation.scores)))
 
@@ -194,8 +213,9 @@ def _show_all(board: Scoreboard) -> None:
     for row in board.rows:
         overall = row.evaluation.overall
         parts = [f"{100 * row.evaluation.scores[subset].nme:.3f}" for subset in subsets[1:]]
+        also = [f"{100 * scores.nme:.3f}" for scores in row.also.values()]
         measured = (f"{100 * overall.nme:.3f}", f"{100 * overall.failure_rate:.2f}", f"{overall.auc:.4f}")
-        rows.append((row.name, row.artefact.precision, *measured, *_change(row), *parts))
+        rows.append((row.name, row.artefact.precision, *measured, *_change(row), *also, *parts))
     hows = sorted({_how(row) for row in board.rows})
     title = f"{_faces(board)}\n{'; '.join(hows)}; per subset: NME %"
     columns = [
@@ -207,6 +227,7 @@ def _show_all(board: Scoreboard) -> None:
         "change %",
         "95 % interval",
         "news",
+        *(f"NME % over {name}" for name in board.rows[0].also),
         *subsets[1:],
     ]
     console.show(console.table(title, columns, rows, numeric_from=2))

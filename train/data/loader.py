@@ -22,6 +22,7 @@ from train.data.combine import can_convert
 from train.data.draws import Draws, shuffled
 from train.data.pack import FacePack
 from train.data.pixels import PixelPlan
+from train.data.pose import can_estimate, estimate_pose
 from train.data.views import View
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _per_channel(values: NDArray[np.float32], device: str) -> torch.Tensor:
 class BatchLoader:
     """Cuts, augments and batches packed faces; `sources` are packs, or (pack, weight) pairs to draw in shares.
 
+    With `estimate_pose`, faces without known angles get those of the mean face fitted to their points.
+
     Without weights an epoch holds every face once. With weights it has as many draws as there are faces, shared out
     by weight; a pack that is drawn more often than it has faces is gone through again, augmented differently.
     """
@@ -104,6 +107,7 @@ class BatchLoader:
         rank: int = 0,
         world: int = 1,
         views: Sequence[View] = (),
+        estimate_pose: bool = False,
     ) -> None:
         self.spec = spec
         self.views = tuple(views)
@@ -123,7 +127,7 @@ class BatchLoader:
         # Plain views of the memory maps: indexing the map's own class costs as much as a blur.
         self._images: list[Image] = [np.asarray(pack.images) for pack in self._packs]
         self._shares = self._plan_shares(indices, weights)
-        self._tables = _Tables(self._packs, spec)
+        self._tables = _Tables(self._packs, spec, estimate_pose)
         self._per_epoch = sum(wanted for _, wanted in self._shares)
         if len(self) == 0:
             group = f"{batch_size} x {world} ranks" if world > 1 else f"{batch_size}"
@@ -276,7 +280,7 @@ def _ahead(make: Any, numbers: range, threads: int) -> Iterator[Batch]:
 class _Tables:
     """Labels of all packs end to end, in the layout of the model."""
 
-    def __init__(self, packs: Sequence[FacePack], spec: ModelSpec) -> None:
+    def __init__(self, packs: Sequence[FacePack], spec: ModelSpec, estimate_pose: bool) -> None:
         cuts = [squares(pack, spec) for pack in packs]
         self.centres = np.concatenate([cut.centres for cut in cuts])
         self.sides = np.concatenate([cut.sides for cut in cuts])
@@ -285,10 +289,20 @@ class _Tables:
         """Pixels of the pack per pixel of the photo."""
         self.points = np.concatenate([_points_in_layout(pack, spec) for pack in packs])
         self.attributes = np.concatenate([(pack.attributes > 0).astype(np.float32) for pack in packs])
-        self.angles = np.concatenate([pack.angles for pack in packs])
+        self.angles = np.concatenate([estimated_angles(pack) if estimate_pose else pack.angles for pack in packs])
         self.weights: NDArray[np.float32] | None = None
         if any(pack.weights is not None for pack in packs):
             self.weights = np.concatenate([_weights_in_layout(pack, spec) for pack in packs])
+
+
+def estimated_angles(pack: FacePack) -> NDArray[np.float32]:
+    """The angles of a pack's faces (N, 3); unknown ones are estimated from the points, where they can be."""
+    angles = np.array(pack.angles, dtype=np.float32)
+    for face in np.flatnonzero(~np.isfinite(angles).all(1)) if can_estimate(pack.layout) else ():
+        found = estimate_pose(pack.points[face], pack.layout)
+        if found is not None:
+            angles[face] = found
+    return angles
 
 
 def _points_in_layout(pack: FacePack, spec: ModelSpec) -> NDArray[np.float32]:

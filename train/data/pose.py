@@ -1,4 +1,4 @@
-"""Head pose from landmarks alone, by fitting the mean face: for statistics, not for training."""
+"""Head pose from landmarks alone, by fitting the mean face: for statistics, and to train an auxiliary net."""
 
 from __future__ import annotations
 

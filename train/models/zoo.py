@@ -80,6 +80,8 @@ class ZooEntry:
     multi_branch: bool = False
     family: bool = True
     """One of the PFLD family, which imports, int8 and C know; the others train, fuse and export ONNX and float16."""
+    heatmaps: bool = False
+    """Whether its landmarks are read from heatmaps, which a loss may look at."""
 
 
 ZOO: dict[str, ZooEntry] = {
@@ -94,7 +96,7 @@ ZOO: dict[str, ZooEntry] = {
         ZooEntry("shufflenetv2", "ShuffleNetV2 1.5x", _shufflenet, family=False),
         ZooEntry("mobileone-s0", "MobileOne S0: the same blocks as GhostOne, no ghosts", _mobileone, True, False),
         ZooEntry("resnet18", "ResNet-18", _resnet, family=False),
-        ZooEntry("hrnet-w18", "HRNet-W18: heatmaps, read by their centre of mass", _hrnet, family=False),
+        ZooEntry("hrnet-w18", "HRNet-W18: heatmaps, read by their centre of mass", _hrnet, family=False, heatmaps=True),
     )
 }
 
