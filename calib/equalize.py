@@ -1,7 +1,8 @@
 """Cross-layer equalisation: give the channels that share an int8 scale a similar range, without changing the network.
 
 A convolution may scale its output channels if every reader divides by the same factor. ReLU, concat, slice, pooling and
-flattening pass a channel's factor on; an addition ties the channels of its two inputs together.
+flattening pass a channel's factor on; an addition ties the channels of its two inputs together; the channels of hard
+activations keep their scale.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ def channel_classes(graph: Graph) -> tuple[dict[str, NDArray[np.int64]], int]:
             classes[node.output] = np.concatenate(sources)
         elif node.op == "Slice":
             classes[node.output] = sources[0][node.attributes["start"] : node.attributes["end"]]
+        elif node.op == "Gather":
+            classes[node.output] = sources[0][list(node.attributes["channels"])]
+        elif node.op in ("HardSwish", "HardSigmoid"):
+            pin(sources[0])
+            classes[node.output] = np.full(len(sources[0]), FIXED)
+        elif node.op == "Mul":
+            free = next((i for i in (0, 1) if (sources[1 - i] == FIXED).all()), None)
+            if free is None:
+                pin(np.concatenate(sources))
+            classes[node.output] = np.full(len(sources[0]), FIXED) if free is None else sources[free]
         elif node.op == "Add":
             for left, right in zip(*sources, strict=True):
                 if FIXED in (left, right):

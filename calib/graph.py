@@ -18,6 +18,8 @@ from runtime.errors import InputError
 
 OPSETS = range(9, 22)
 WEIGHTED = frozenset({"Conv", "Gemm"})
+PASSING = frozenset({"Concat", "Slice", "Gather", "MaxPool"})
+"""Operators whose outputs are values of their inputs: stored as int8, both have one scale."""
 _MAX_ELEMENTS = 64 << 20
 
 
@@ -141,7 +143,24 @@ def _run_slice(node: Node, read: list[Tensor], *_: Any) -> Tensor:
     return read[0][:, node.attributes["start"] : node.attributes["end"]]
 
 
+def _run_max_pool(node: Node, read: list[Tensor], *_: Any) -> Tensor:
+    return F.max_pool2d(read[0], node.attributes["kernel"], node.attributes["strides"], node.attributes["pad"])
+
+
+def _run_gather(node: Node, read: list[Tensor], *_: Any) -> Tensor:
+    return read[0].index_select(1, torch.tensor(node.attributes["channels"]))
+
+
+def _run_ramp(node: Node, read: list[Tensor], *_: Any) -> Tensor:
+    return torch.clamp(read[0] * node.attributes["alpha"] + node.attributes["beta"], 0, 1)
+
+
 _EXECUTE: dict[str, Callable[..., Tensor]] = {
+    "Gather": _run_gather,
+    "HardSigmoid": _run_ramp,
+    "HardSwish": lambda _, read, *_rest: F.hardswish(read[0]),
+    "MaxPool": _run_max_pool,
+    "Mul": lambda _, read, *_rest: read[0] * read[1],
     "Conv": _run_conv,
     "Gemm": _run_gemm,
     "Relu": lambda _, read, *_rest: F.relu(read[0]),
@@ -235,7 +254,7 @@ class _Reader:
                 "BatchNormalization": "fold it into the convolution first (fuse or simplify)",
                 "QuantizeLinear": "the model is quantised already; start from the fp32 file",
                 "Cast": "start from the fp32 file",
-            }.get(node.op_type, "simplify the model, or start from a network of the PFLD family")
+            }.get(node.op_type, "simplify the model; a network with this operator stays float")
             known = ", ".join(sorted(_READERS))
             raise InputError(
                 f"{self.where}: operator {node.op_type} ({name!r}) is not known here; {hint}; known: {known}"
@@ -320,9 +339,36 @@ class _Reader:
             return [] if constant is None else [int(v) for v in constant.reshape(-1)]
 
         starts, ends, axes, steps = ints("starts", 1), ints("ends", 2), ints("axes", 3), ints("steps", 4)
-        if axes not in ([1], [-3]) or steps not in ([], [1]) or starts != [0] or len(ends) != 1 or ends[0] < 1:
-            raise self.fail(node, "only the first channels (axis 1, step 1, from 0) can be cut out")
-        return Node("Slice", name, (node.input[0],), node.output[0], {"start": 0, "end": ends[0]})
+        plain = axes in ([1], [-3]) and steps in ([], [1]) and len(starts) == len(ends) == 1
+        if not plain or not 0 <= starts[0] < ends[0]:
+            raise self.fail(node, "only neighbouring channels (axis 1, step 1, counted from the first) can be cut out")
+        return Node("Slice", name, (node.input[0],), node.output[0], {"start": starts[0], "end": ends[0]})
+
+    def gather(self, node: onnx.NodeProto, name: str, attributes: dict[str, Any]) -> Node:
+        channels = self.constant(node, 1)
+        if channels is None or channels.ndim != 1 or attributes.get("axis", 0) not in (1, -3) or channels.min() < 0:
+            raise self.fail(node, "only a list of channels can be gathered")
+        return Node("Gather", name, (node.input[0],), node.output[0], {"channels": tuple(int(c) for c in channels)})
+
+    def max_pool(self, node: onnx.NodeProto, name: str, attributes: dict[str, Any]) -> Node:
+        kernel, pads = tuple(attributes["kernel_shape"]), tuple(attributes.get("pads", (0, 0, 0, 0)))
+        strides = tuple(attributes.get("strides", (1, 1)))
+        plain = attributes.get("auto_pad", b"NOTSET") == b"NOTSET" and not attributes.get("ceil_mode", 0)
+        if not plain or len(set(kernel)) != 1 or len(set(strides)) != 1 or len(set(pads)) != 1 or len(kernel) != 2:
+            raise self.fail(node, "only square windows with even padding are known")
+        if set(attributes.get("dilations", [1])) != {1} or 2 * pads[0] > kernel[0]:
+            raise self.fail(node, "only windows without dilation, padded by half of themselves at most, are known")
+        values = {"kernel": kernel, "strides": strides, "pad": pads[0]}
+        return Node("MaxPool", name, (node.input[0],), node.output[0], values)
+
+    def hard(self, node: onnx.NodeProto, name: str, attributes: dict[str, Any]) -> Node:
+        values = {"alpha": float(attributes.get("alpha", 0.2)), "beta": float(attributes.get("beta", 0.5))}
+        return Node(node.op_type, name, (node.input[0],), node.output[0], values)
+
+    def mul(self, node: onnx.NodeProto, name: str, _: dict[str, Any]) -> Node:
+        if any(source in self.constants for source in node.input):
+            raise self.fail(node, "works on a constant; simplify the model first")
+        return Node("Mul", name, tuple(node.input), node.output[0])
 
     def flatten(self, node: onnx.NodeProto, name: str, attributes: dict[str, Any]) -> Node:
         if node.op_type == "Flatten":
@@ -362,6 +408,11 @@ _READERS: dict[str, Callable[[_Reader, onnx.NodeProto, str, dict[str, Any]], Nod
     "ReduceMean": _Reader.global_pool,
     "Concat": _Reader.concat,
     "Slice": _Reader.slice,
+    "Gather": _Reader.gather,
+    "HardSigmoid": _Reader.hard,
+    "HardSwish": _Reader.hard,
+    "MaxPool": _Reader.max_pool,
+    "Mul": _Reader.mul,
     "Reshape": _Reader.flatten,
     "Flatten": _Reader.flatten,
     "Squeeze": _Reader.flatten,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib.graph import Graph, run
+from calib.graph import PASSING, Graph, run
 from calib.plan import each_batch, torch_parameters
 from calib.sites import Sites
 from runtime.errors import InputError
@@ -72,7 +72,7 @@ def observe(
     def look(tensor: str, value: Tensor) -> None:
         producer = graph.producer(tensor)
         group = sites.group[tensor]
-        if (producer is not None and producer.op in ("Concat", "Slice")) or top[group] == 0:
+        if (producer is not None and producer.op in PASSING) or top[group] == 0:
             return
         found = torch.histc(value.abs().flatten(), BINS, 0.0, top[group])
         counts[group] += found.numpy().astype(np.int64)

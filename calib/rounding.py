@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calib.fake import WEIGHT_LIMIT, channel_view, run_fake
-from calib.graph import Graph, Node, run
+from calib.graph import PASSING, Graph, Node, run
 from calib.landmarks import divisors
 from calib.learn import HALVES, Halves, cosine, mean_point_distance, one_thread
 from calib.plan import BATCH, Plan, to_batch, torch_parameters, torch_scales, torch_weight_scales
@@ -59,8 +59,14 @@ def split_blocks(graph: Graph) -> tuple[Block, ...]:
     for index, node in enumerate(graph.nodes):
         cuts[-1].append(node)
         following = graph.nodes[index + 1] if index + 1 < len(graph.nodes) else None
-        goes_on = following is not None and following.op in ("Slice", "Relu", "Add") and node.output in following.inputs
-        joins = node.op in ("Concat", "Add", "Slice") and any(n.op == "Conv" for n in graph.consumers(node.output))
+        goes_on = (
+            following is not None
+            and following.op in ("Slice", "Gather", "Relu", "Add")
+            and node.output in following.inputs
+        )
+        joins = node.op in ("Concat", "Add", "Slice", "Gather") and any(
+            n.op == "Conv" for n in graph.consumers(node.output)
+        )
         if joins and not goes_on and any(n.weight for n in cuts[-1]):
             cuts.append([])
     if not cuts[-1] or not any(n.weight for n in cuts[-1]):
@@ -272,13 +278,15 @@ def _importance(graph: Graph, block: Block, sensitivity: Sensitivity) -> Values:
         if tensor in sensitivity.activation:
             return sensitivity.activation[tensor]
         producer = graph.producer(tensor)
-        if producer is None or producer.op not in ("Concat", "Slice"):
+        if producer is None or producer.op not in PASSING:
             return None
         parts = [of(name) for name in producer.inputs]
         if any(part is None for part in parts):
             return None
         joined = np.concatenate([part for part in parts if part is not None])
-        return joined[: producer.attributes["end"]] if producer.op == "Slice" else joined
+        if producer.op == "Gather":
+            return np.asarray(joined[list(producer.attributes["channels"])])
+        return joined[producer.attributes["start"] : producer.attributes["end"]] if producer.op == "Slice" else joined
 
     found = {name: of(name) for name in block.gives}
     return {

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib.graph import Graph, run
+from calib.graph import PASSING, Graph, run
 from calib.landmarks import divisors
 from calib.plan import to_batch, torch_parameters
 from calib.sites import Sites
@@ -32,7 +32,7 @@ def stored_tensors(graph: Graph, sites: Sites) -> tuple[str, ...]:
     kept = []
     for tensor in sites.group:
         producer = graph.producer(tensor)
-        if producer is None or producer.op not in ("Concat", "Slice"):
+        if producer is None or producer.op not in PASSING:
             kept.append(tensor)
     return tuple(kept)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from calib.graph import Graph, Node
+from calib.graph import PASSING, Graph, Node
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Sites:
     readers: frozenset[tuple[str, str]]
     """(node name, tensor): reads that see the int8 value."""
     group: dict[str, str]
-    """Tensor -> name of its scale group; covers the read tensors and all that flows into them by concat or slice."""
+    """Tensor -> name of its scale group; covers the read tensors and all that flows into them unchanged."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -28,12 +28,20 @@ class Sites:
 
 
 def find_sites(graph: Graph, float_nodes: Collection[str] = ()) -> Sites:
-    """Int8 on the inputs of convolutions, pools and additions; fully connected layers and `float_nodes` stay float."""
-    quantised = frozenset(n.name for n in graph.weighted if n.op == "Conv" and n.name not in float_nodes)
+    """Int8 on the inputs of convolutions, pools and additions, and on maps that are multiplied by factors.
+
+    Fully connected layers, what is computed from a pool alone, and `float_nodes` stay float.
+    """
+    vectors = _vectors(graph)
+    quantised = frozenset(
+        n.name for n in graph.weighted if n.op == "Conv" and n.name not in float_nodes and n.inputs[0] not in vectors
+    )
     readers: list[tuple[str, str]] = []
     for node in graph.nodes:
-        if node.name in quantised or (node.op == "Pool" and node.name not in float_nodes):
+        if node.name in quantised or (node.op in ("Pool", "MaxPool") and node.name not in float_nodes):
             readers.append((node.name, node.inputs[0]))
+        elif node.op == "Mul":
+            readers.extend((node.name, name) for name in node.inputs if name not in vectors)
         elif node.op == "Add":
             fused = _fused_input(graph, node, quantised)
             readers.extend((node.name, name) for name in node.inputs if name != fused)
@@ -49,7 +57,7 @@ def find_sites(graph: Graph, float_nodes: Collection[str] = ()) -> Sites:
         tensor = waiting.pop(0)
         parent.setdefault(tensor, tensor)
         node_ = graph.producer(tensor)
-        if node_ is None or node_.op not in ("Concat", "Slice"):
+        if node_ is None or node_.op not in PASSING:
             continue
         for source in node_.inputs:
             if source not in parent:
@@ -62,6 +70,15 @@ def find_sites(graph: Graph, float_nodes: Collection[str] = ()) -> Sites:
     for tensor in tensors:
         names.setdefault(find(tensor), tensor)
     return Sites(quantised, frozenset(readers), {tensor: names[find(tensor)] for tensor in tensors})
+
+
+def _vectors(graph: Graph) -> set[str]:
+    """Means over a map, and what is computed from them alone."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "Pool" or all(name in found for name in node.inputs):
+            found.add(node.output)
+    return found
 
 
 def _fused_input(graph: Graph, add: Node, quantised: Collection[str]) -> str | None:

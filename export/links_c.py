@@ -98,6 +98,20 @@ def refuse_c_request(request: CRequest) -> None:
         raise UsageError(f"--max-ram {request.max_ram}: expected a positive number of bytes")
 
 
+FLOAT_OPERATORS = frozenset({"HardSigmoid", "HardSwish", "Mul", "Resize", "Sigmoid", "Softmax"})
+"""Operators that stay float in an int8 network, between convolutions where int8 C has no float layers."""
+
+
+def refuse_int8_c(model: ModelProto, spec: ModelSpec) -> None:
+    """A float network whose int8 form C cannot compute: known before anything is calibrated."""
+    found = sorted({node.op_type for node in model.graph.node} & FLOAT_OPERATORS)
+    if found:
+        raise UsageError(
+            f"int8 C: {spec.architecture} has {', '.join(found)}, which stay float between int8 layers, and int8 C "
+            "does not mix the two there; add --c-precision fp32 (the int8 ONNX model is made all the same)"
+        )
+
+
 @dataclass(frozen=True)
 class Generated:
     """The files of one folder, by their path in it, and what the exporter said about them."""

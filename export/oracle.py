@@ -6,7 +6,7 @@ becomes int8 by one float32 multiplication per channel, rounded to even; float s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,9 +223,34 @@ class Oracle:
         return Parts(pieces)
 
     def slice(self, node: NodeProto, values: dict[str, Any]) -> Any:
+        attributes, value = self.attributes(node), values[node.input[0]]
+        old = "ends" in attributes
+        start = attributes["starts"][0] if old else int(self.constants[node.input[1]].reshape(-1)[0])
+        end = attributes["ends"][0] if old else int(self.constants[node.input[2]].reshape(-1)[0])
+        return _channels(value, range(int(start), min(int(end), _shape(value)[1])))
+
+    def gather(self, node: NodeProto, values: dict[str, Any]) -> Any:
+        return _channels(values[node.input[0]], [int(c) for c in self.constants[node.input[1]].reshape(-1)])
+
+    def hard_sigmoid(self, node: NodeProto, values: dict[str, Any]) -> Real:
         attributes = self.attributes(node)
-        end = attributes["ends"][0] if "ends" in attributes else int(self.constants[node.input[2]].reshape(-1)[0])
-        return _first(values[node.input[0]], int(end))
+        return Real(_ramp(real(values[node.input[0]]), attributes.get("alpha", 0.2), attributes.get("beta", 0.5)))
+
+    def hard_swish(self, node: NodeProto, values: dict[str, Any]) -> Real:
+        array = real(values[node.input[0]])
+        return Real(array * _ramp(array, 1 / 6, 0.5))
+
+    def mul(self, node: NodeProto, values: dict[str, Any]) -> Real:
+        left, right = (real(values[name]) for name in node.input)
+        return Real(left * right)
+
+    def max_pool(self, node: NodeProto, values: dict[str, Any]) -> Stored | Real:
+        source, attributes = values[node.input[0]], self.attributes(node)
+        pads, strides = list(attributes.get("pads", [0] * 4)), list(attributes.get("strides", [1, 1]))
+        kernel = tuple(attributes["kernel_shape"])
+        if isinstance(source, Stored):
+            return Stored(_largest(source.codes, kernel, pads, strides), source.step)
+        return Real(_largest(real(source), kernel, pads, strides))
 
     def pool(self, node: NodeProto, values: dict[str, Any]) -> Real:
         source, attributes = values[node.input[0]], self.attributes(node)
@@ -272,6 +297,11 @@ _RUN: dict[str, Callable[[Oracle, NodeProto, dict[str, Any]], Any]] = {
     "Add": Oracle.add,
     "Concat": Oracle.concat,
     "Slice": Oracle.slice,
+    "Gather": Oracle.gather,
+    "HardSigmoid": Oracle.hard_sigmoid,
+    "HardSwish": Oracle.hard_swish,
+    "MaxPool": Oracle.max_pool,
+    "Mul": Oracle.mul,
     "AveragePool": Oracle.pool,
     "GlobalAveragePool": Oracle.pool,
     "ReduceMean": Oracle.pool,
@@ -301,20 +331,38 @@ def _clipped(value: Any, low: float, high: float) -> Any:
     return Real(np.clip(real(value), np.float32(low), np.float32(high)))
 
 
-def _first(value: Any, count: int) -> Any:
-    """The first channels of any result."""
+def _channels(value: Any, channels: Sequence[int]) -> Any:
+    """Channels of any result, in the order asked for."""
     if isinstance(value, Parts):
-        pieces, left = [], count
-        for piece in value.pieces:
-            if left > 0:
-                pieces.append(_first(piece, left))
-                left -= _shape(piece)[1]
-        return Parts(tuple(pieces))
+        homes = [(piece, c) for piece in value.pieces for c in range(_shape(piece)[1])]
+        runs: list[tuple[Any, list[int]]] = []
+        for piece, channel in (homes[c] for c in channels):
+            if runs and runs[-1][0] is piece:
+                runs[-1][1].append(channel)
+            else:
+                runs.append((piece, [channel]))
+        return Parts(tuple(_channels(piece, wanted) for piece, wanted in runs))
+    order = list(channels)
     if isinstance(value, Pending):
-        return replace(value, terms=tuple(Term(t.values[:, :count], t.unit[:count]) for t in value.terms))
+        return replace(value, terms=tuple(Term(t.values[:, order], t.unit[order]) for t in value.terms))
     if isinstance(value, Stored):
-        return Stored(value.codes[:, :count], value.step)
-    return Real(value.values[:, :count])
+        return Stored(value.codes[:, order], value.step)
+    return Real(value.values[:, order])
+
+
+def _ramp(values: Float, slope: float, shift: float) -> Float:
+    """clip(slope * x + shift, 0, 1), every operation rounded to float32."""
+    line = values * np.float32(slope) + np.float32(shift)
+    return np.asarray(np.minimum(np.maximum(line, np.float32(0)), np.float32(1)), dtype=np.float32)
+
+
+def _largest(values: NDArray[Any], kernel: tuple[int, ...], pads: list[int], strides: list[int]) -> Any:
+    """The largest value of every window; padding never wins."""
+    lowest = np.iinfo(values.dtype).min if values.dtype.kind == "i" else -np.inf
+    top, left, bottom, right = pads
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=lowest)
+    found = [window for window, _, _ in _windows(padded, kernel, [0] * 4, strides)]
+    return np.maximum.reduce(found)
 
 
 def convolve(codes: Int8, weight: Int8, pads: list[int], strides: list[int], groups: int) -> Int32:

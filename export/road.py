@@ -28,7 +28,7 @@ from export.links import (
     simplify_check,
     truth,
 )
-from export.links_c import CRequest, Truth, int8_truth, refuse_c_request
+from export.links_c import CRequest, Truth, int8_truth, refuse_c_request, refuse_int8_c
 from export.onnx_export import DEFAULT_OPSET, Exporter, check_export_options, export_graph
 from export.onnx_file import parse_onnx, to_bytes
 from export.probes import DEFAULT_SOURCE, open_probes
@@ -115,6 +115,8 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
         model = model_of(fused, "fused checkpoint")
         say(f"ONNX opset {options.opset}, {options.exporter} exporter")
         graph = _add_onnx(writer, model, spec, probes, options)
+        if options.c is not None and "int8" in options.c.precisions:
+            refuse_int8_c(graph, spec)
         arrays: dict[str, NDArray[np.generic]] = {"crops": faces, "fp32": OrtModel(to_bytes(graph))(probes)}
         if options.c is not None and "fp32" in options.c.precisions:
             exact = Truth(*truth(model, probes), arrays["fp32"].astype(np.float32))

@@ -156,7 +156,7 @@ def int8_body(plan: Plan, spec: ModelSpec) -> Body:
     if blob.size:
         text += f"static const float LM_ALIGNED lm_weights[{blob.size}] = {{\n{float_rows(blob)}}};\n"
     face_text, table = _face_numbers(spec, plan.graph.input)
-    size = (spec.input_size + 2) * 3 + 16
+    size = (spec.input_size + 2 * face_pad(plan.graph)) * 3 + 16
     text += face_text
     shifted += f"static const uint8_t lm_qzeros[{size}] = {{\n{rows_of(['LM_ZERO'] * size, 16)}}};\n"
     names = [*(["qtable-s8"] if table else []), *_needed(plan, True)]

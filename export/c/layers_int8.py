@@ -10,7 +10,7 @@ from export.c.ir import Add, Dense, Depthwise, Pool
 from export.c.layers import Dialect, LayerWriter, assign
 from export.c.literals import float_literal
 from export.c.pack import Weights
-from export.c.plan import InputLayer, Plan, Step
+from export.c.plan import InputLayer, Plan, Step, face_pad
 
 CODES = Dialect(
     "uint8_t",
@@ -54,8 +54,13 @@ class CodeWriter(LayerWriter):
         name, numbers = (
             ("lm_qtable_row", "lm_face_codes") if self.table else ("lm_qinput_row", "lm_face_factor, lm_face_shift")
         )
-        loop = f"    for (int y = from; y < to; y++) {{\n        {name}({call}{numbers}"
-        return f"{loop}, {self.row(layer.output, 'y')});\n    }}\n"
+        more = 3 * (face_pad(self.plan.graph) - 1)
+        loop = "    for (int y = from; y < to; y++) {\n"
+        if more:  # the kernel writes one pixel of code 0 on either side
+            loop += f"        uint8_t *row = {self.row(layer.output, 'y')};\n        memset(row, LM_ZERO, {more});\n"
+            loop += f"        {name}({call}{numbers}, row + {more});\n"
+            return f"{loop}        memset(row + {more + 3 * width + 6}, LM_ZERO, {more + 16});\n    }}\n"
+        return f"{loop}        {name}({call}{numbers}, {self.row(layer.output, 'y')});\n    }}\n"
 
     def _dense(self, layer: Dense, step: Step) -> str:
         return super()._dense(layer, step) if layer.steps is not None else self._float_vector(layer)

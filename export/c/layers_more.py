@@ -33,9 +33,9 @@ def _own_kernels(layer: Layer) -> tuple[str, ...]:
     if isinstance(layer, Scale):
         names += ("scale-f32",)
     elif isinstance(layer, MaxPool):
-        names += ("maxpool-f32",)
+        names += ("maxpool-f32",) if layer.output.step is None else ("qmaxpool-s8",)
     elif isinstance(layer, Pick):
-        names += ("pick-f32",)
+        names += ("pick-f32",) if layer.output.step is None else ("qpick-s8",)
     elif isinstance(layer, Resize):
         names += ("bilinear-f32" if layer.bilinear else "nearest-f32",)
     elif isinstance(layer, CentreOfMass):
@@ -101,8 +101,11 @@ def large_depthwise(writer: LayerWriter, layer: Depthwise) -> str:
 def _windows(writer: LayerWriter, layer: Depthwise | MaxPool, kernel: int) -> str:
     """The head of a loop over rows in which `rows` point at the rows of the window."""
     lane = writer.plan.place(layer.inputs[0]).lane
-    text = f"{ROWS}        const float *rows[{kernel}];\n        for (int k = 0; k < {kernel}; k++) {{\n"
-    text += f"            const float *x = {writer.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n"
+    value = "float" if layer.inputs[0].step is None else "uint8_t"
+    text = f"{ROWS}        const {value} *rows[{kernel}];\n        for (int k = 0; k < {kernel}; k++) {{\n"
+    text += (
+        f"            const {value} *x = {writer.row_of(layer.inputs[0], f'y * {layer.stride} - {layer.pad} + k')};\n"
+    )
     return text + f"            rows[k] = x != NULL ? x + {lane} : NULL;\n        }}\n"
 
 
@@ -112,6 +115,7 @@ def more_rows(writer: LayerWriter, layer: Layer) -> str:
     step, lanes, width = place.buffer.pixel_step, place.pixel.lanes, layer.output.shape.width
     source = writer.plan.place(layer.inputs[0])
     x_step, y = source.buffer.pixel_step, writer.row(layer.output, "y")
+    code = "" if layer.output.step is None else "q"
     in_width, in_height = layer.inputs[0].shape.width, layer.inputs[0].shape.height
     if isinstance(layer, Activate):
         x = writer.row(layer.inputs[0], "y")
@@ -126,14 +130,14 @@ def more_rows(writer: LayerWriter, layer: Layer) -> str:
         call = f"lm_scale_row({x}, {x_step},\n                     {factor},\n                     "
         return f"{ROWS}        {call}{y}, {step}, {width}, {lanes});\n    }}\n"
     if isinstance(layer, MaxPool):
-        call = f"lm_maxpool_row(rows, {layer.kernel}, {x_step}, {in_width}, {layer.stride}, {layer.pad},\n"
+        call = f"lm_{code}maxpool_row(rows, {layer.kernel}, {x_step}, {in_width}, {layer.stride}, {layer.pad},\n"
         call += f"                       {y}, {step}, {width}, {lanes});\n"
         return f"{_windows(writer, layer, layer.kernel)}        {call}    }}\n"
     if isinstance(layer, Pick):
         table = _pick_table(source.pixel.lane_of_channel(), place.pixel.lane_of_channel(), layer.channels)
         rows = ", ".join(f"{{{a}, {b}, {count}}}" for a, b, count in table)
         text = f"    static const int runs[{len(table)}][3] = {{{rows}}};\n{ROWS}"
-        text += f"        lm_pick_row({writer.row(layer.inputs[0], 'y')}, {x_step}, runs, {len(table)},\n"
+        text += f"        lm_{code}pick_row({writer.row(layer.inputs[0], 'y')}, {x_step}, runs, {len(table)},\n"
         return f"{text}                    {y}, {step}, {width});\n    }}\n"
     if isinstance(layer, Resize):
         return _resize(writer, layer, f"{y}, {step}", lanes)

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.c.ir import Activate, Add, After, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Scale, Tensor
+from export.c.ir import (
+    Activate,
+    Add,
+    After,
+    CentreOfMass,
+    Concat,
+    Dense,
+    Depthwise,
+    Graph,
+    Layer,
+    MaxPool,
+    Pick,
+    Pool,
+    Relu,
+    Resize,
+    Scale,
+    Tensor,
+)
 from export.c.picks import fold_picks
 from runtime.errors import InputError
 
@@ -94,9 +111,9 @@ def flush_denormals(graph: Graph) -> None:
 
 
 def spread_steps(graph: Graph) -> None:
-    """The parts of an int8 concatenation are written in place, so they are stored in its steps."""
+    """What is joined or chosen from in int8 is written in place, so it is stored in the step of the result."""
     for layer in reversed(graph.layers):
-        if isinstance(layer, Concat) and layer.output.step is not None:
+        if isinstance(layer, (Concat, Pick)) and layer.output.step is not None:
             for part in layer.inputs:
                 if part.step is not None and part.step != layer.output.step:
                     raise InputError(
@@ -110,6 +127,7 @@ def check_int8(graph: Graph) -> None:
     for layer in graph.layers:
         stored = [tensor.step is not None for tensor in layer.inputs]
         weighted = isinstance(layer, (Dense, Depthwise))
+        refuse_float_layer(layer)
         if weighted and (getattr(layer, "steps", None) is not None) != stored[0]:
             raise InputError(f"C export: layer {layer.name!r} mixes int8 and float")
         vector = layer.output.shape.height == layer.output.shape.width == 1
@@ -135,6 +153,19 @@ def check_int8(graph: Graph) -> None:
         raise InputError("C export: the face is not quantised")
 
 
+def refuse_float_layer(layer: Layer) -> None:
+    """Layers that exist in float only."""
+    after: After | None = getattr(layer, "after", None)
+    steps = [tensor.step for tensor in (*layer.inputs, layer.output)]
+    codes = isinstance(layer, (MaxPool, Pick)) and steps[0] is not None and len(set(steps)) == 1
+    if after is not None or (isinstance(layer, (Activate, Scale, MaxPool, Pick, Resize, CentreOfMass)) and not codes):
+        what = f"{type(layer).__name__.lower()}{f' with {after.kind}' if after else ''}"
+        raise InputError(
+            f"C export: layer {layer.name!r} ({what}) would stay in float, which int8 C cannot do yet; "
+            "generate the C of this network in float32"
+        )
+
+
 def check(graph: Graph) -> None:
     """Every layer reads what was made before it."""
     made: set[int] = {id(graph.input)}
@@ -151,6 +182,8 @@ def optimise(graph: Graph) -> Graph:
     fuse_relu(graph)
     fuse_activations(graph)
     fuse_add(graph)
+    if is_int8(graph):
+        spread_steps(graph)
     fold_picks(graph)
     pools_follow_producers(graph)
     flush_denormals(graph)

@@ -280,11 +280,8 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     layouts = Layouts(graph)
     face = graph.input
     for layer in graph.consumers(face):
-        known = isinstance(layer, Dense) and (layer.kernel == 3 or face.step is None)
-        if not known or layer.pad != layer.kernel // 2 or layer.pad < 1:  # type: ignore[attr-defined]
-            raise InputError(
-                "C export: the face may only be read by convolutions of odd size with half of it as padding (int8: 3x3)"
-            )
+        if not isinstance(layer, Dense) or layer.pad != layer.kernel // 2 or layer.pad < 1:
+            raise InputError("C export: the face may only be read by convolutions of odd size, half of it as padding")
     places: dict[int, Place] = {}
     buffers: list[Buffer] = []
     row = padded((face.shape.width + 2 * face_pad(graph)) * 3 * element(face) + FACE_SLACK, ALIGN)

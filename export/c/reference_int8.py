@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.c import quantised
-from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pick, Pool
 from export.c.reference import windows
+from export.c.reference_more import compute_more
 
 Array = NDArray[Any]
 
@@ -23,6 +24,8 @@ def _weighted(layer: Dense | Depthwise, inputs: list[Array]) -> Array:
     numbers = quantised.scales(layer)
     weights = layer.weights.astype(np.float64)
     if isinstance(layer, Dense):
+        if layer.picks is not None:
+            x = x[:, :, [c for first, count in layer.picks for c in range(first, first + count)]]
         seen = windows(x, layer.kernel, layer.stride, layer.pad)
         rows, columns = seen.shape[:2]
         sums = (seen.reshape(rows * columns, -1) @ weights.reshape(len(weights), -1).T).reshape(rows, columns, -1)
@@ -47,6 +50,8 @@ def _ordered_product(layer: Dense, x: Array) -> Array:
 
 def compute(layer: Layer, inputs: list[Array]) -> Array:
     """One layer: int8 maps hold codes, float ones float32."""
+    if isinstance(layer, (MaxPool, Pick)):
+        return compute_more(layer, inputs)
     if isinstance(layer, Concat):
         return np.concatenate(inputs, axis=2)
     if isinstance(layer, Pool):

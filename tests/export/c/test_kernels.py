@@ -120,6 +120,6 @@ def test_every_kernel_belongs_to_an_instruction_set() -> None:
     used = {name for table in (F32, S8) for isa in table.values() for name in isa.kernels}
     rows = {"add-f32", "input-f32", "patch-f32", "pool-f32", "qpatch-s8", "qtable-s8"}
     rows |= {"ramp-f32", "gate-f32", "exp-f32", "sigmoid-f32", "scale-f32", "maxpool-f32", "pick-f32"}
-    rows |= {"nearest-f32", "bilinear-f32", "mass-f32"}
+    rows |= {"nearest-f32", "bilinear-f32", "mass-f32", "qmaxpool-s8", "qpick-s8"}
     rows |= {"dwk-f32-scalar", "dwk-f32-block", "vector-f32-avx512"}
     assert {path.stem for path in (HERE / "kernels").glob("*.c")} == used | rows

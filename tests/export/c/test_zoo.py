@@ -14,15 +14,17 @@ from onnx import ModelProto, helper, numpy_helper
 
 from export.c import reference
 from export.c.ir import Dense, Graph, Pick, Relu
-from export.c.passes import optimise
+from export.c.passes import check_int8, optimise
 from export.c.picks import runs
 from export.c.plan import Tuning, make_plan
 from export.c.read import read
+from export.oracle import Oracle
 from runtime.errors import InputError
+from runtime.geometry import network_input
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from c_nets import STRICT, Net, built, compile_c, exported, faces, spec_of
+from c_nets import STRICT, Net, built, compile_c, exported, faces, int8_model, spec_of
 from test_compile import replay
 from test_whole import need
 from test_whole import reference as on_onnxruntime
@@ -256,3 +258,39 @@ def test_an_operator_on_constants_alone_is_refused_on_maps() -> None:
     model = form_model([("Unsqueeze", ["c", "axis1"], {})])
     with pytest.raises(InputError, match="feature map"):
         read(model)
+
+
+INT8 = [(OTHERS[2], "avx2"), (OTHERS[3], "avx512"), (OTHERS[4], "scalar")]
+"""The nets whose int8 form is int8 throughout, each on one instruction set."""
+
+
+@pytest.mark.parametrize(
+    ("case", "isa"),
+    [pytest.param(*one, marks=pytest.mark.slow if one[1] == "avx512" else (), id=one[0][0]) for one in INT8],
+)
+def test_the_int8_c_equals_the_oracle_bit_for_bit(case: tuple[str, float, int, int], isa: str, tmp_path: Path) -> None:
+    spec, model = spec_of(*case), int8_model(model_of(case))
+    net = built(model, spec, tmp_path, *need(isa), int8=True)
+    crops = faces(2, spec.input_size)
+    wanted = Oracle(model).run(network_input(crops, spec)).output
+    assert np.stack([net(crop) for crop in crops]).tobytes() == wanted.reshape(2, -1).tobytes()
+    assert len({tuple(row) for row in wanted}) == 2
+    assert net.selftest() == (0, -1)
+
+
+def test_shuffles_stay_runs_of_lanes_in_int8() -> None:
+    graph = optimise(read(int8_model(model_of(OTHERS[4]))))
+    assert sum(isinstance(layer, Dense) and layer.picks is not None for layer in graph.layers) == 16
+    assert sum(isinstance(layer, Pick) for layer in graph.layers) == 2
+
+
+def test_int8_nets_with_float_layers_are_refused_in_one_line() -> None:
+    form = FORMS["squeeze and excite"]
+    graph = read(form_model(form))
+    for layer in graph.layers:
+        if isinstance(layer, Dense):
+            layer.steps = np.ones(8, np.float32)
+    graph.input.step = np.float32(1)
+    with pytest.raises(InputError, match="would stay in float") as error:
+        check_int8(graph)
+    assert "\n" not in str(error.value)

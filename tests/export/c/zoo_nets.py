@@ -28,6 +28,9 @@ def zoo_model(spec: ModelSpec, seed: int = 0, opset: int = 17) -> ModelProto:
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     model = build(spec, fused=True).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # equal tensors would be merged
+            parameter.add_(0.01 * torch.randn_like(parameter))
 
     def steady(module: torch.nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
         dims = (0, 2, 3)
@@ -37,7 +40,6 @@ def zoo_model(spec: ModelSpec, seed: int = 0, opset: int = 17) -> ModelProto:
         module.weight.div_(spread.view(-1, 1, 1, 1))  # type: ignore[operator, union-attr]
         if module.bias is not None:
             module.bias.sub_(mean).div_(spread)  # type: ignore[operator, union-attr]
-            mean = mean * 1
         return (output - mean.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1)
 
     hooks = [m.register_forward_hook(steady) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
