@@ -5,9 +5,14 @@
 
 #define LM_IF_0(X)
 #define LM_IF_1(X) X
-#define LM_DW_LOAD(d, at) const __m512 v##d = _mm512_loadu_ps(x##d + (size_t)(at) * step);
+#define LM_DW_LOAD(d, at) __m512 v##d = _mm512_loadu_ps(x##d + (size_t)(at) * step);
 #define LM_DW_MUL(d, tap, sum) sum = _mm512_fmadd_ps(v##d, w##tap, sum);
 #define LM_DW_PUT(out, at, sum) _mm512_storeu_ps(out + (size_t)(at) * y_step, relu ? _mm512_max_ps(sum, zero) : sum);
+#if defined(__GNUC__)
+#define LM_KEEP(v) __asm__("" : "+v"(v)); /* used twice: compilers would read it from memory twice */
+#else
+#define LM_KEEP(v)
+#endif
 #define LM_DW_START                                                                                                    \
     const float *w = a->w + lane * 9;                                                                                  \
     const size_t step = a->x_step, y_step = a->y_step;                                                                 \
@@ -90,18 +95,24 @@
         LM_IF_##T(const float *x0 = a->x[0] + lane;)                                                                   \
         const float *x1 = a->x[1] + lane;                                                                              \
         LM_IF_##B(const float *x2 = a->x[2] + lane;)                                                                   \
-        for (int i = 0; i < count; i++) {                                                                              \
+        int i = 0;                                                                                                     \
+        for (; 2 * i + 1 < width; i++) {                                                                               \
             __m512 sum = next;                                                                                         \
-            LM_IF_##T({ LM_DW_LOAD(0, 2 * i) LM_DW_MUL(0, 01, sum) })                                                  \
-            { LM_DW_LOAD(1, 2 * i) LM_DW_MUL(1, 11, sum) }                                                             \
-            LM_IF_##B({ LM_DW_LOAD(2, 2 * i) LM_DW_MUL(2, 21, sum) })                                                  \
             next = bias;                                                                                               \
-            if (2 * i + 1 < width) {                                                                                   \
-                LM_IF_##T({ LM_DW_LOAD(0, 2 * i + 1) LM_DW_MUL(0, 02, sum) LM_DW_MUL(0, 00, next) })                   \
-                { LM_DW_LOAD(1, 2 * i + 1) LM_DW_MUL(1, 12, sum) LM_DW_MUL(1, 10, next) }                              \
-                LM_IF_##B({ LM_DW_LOAD(2, 2 * i + 1) LM_DW_MUL(2, 22, sum) LM_DW_MUL(2, 20, next) })                   \
-            }                                                                                                          \
-            LM_DW_PUT(y, i, sum)                                                                                       \
+            LM_IF_##T({ LM_DW_LOAD(0, 0) LM_DW_MUL(0, 01, sum) })                                                      \
+            { LM_DW_LOAD(1, 0) LM_DW_MUL(1, 11, sum) }                                                                 \
+            LM_IF_##B({ LM_DW_LOAD(2, 0) LM_DW_MUL(2, 21, sum) })                                                      \
+            LM_IF_##T({ LM_DW_LOAD(0, 1) LM_KEEP(v0) LM_DW_MUL(0, 02, sum) LM_DW_MUL(0, 00, next) x0 += 2 * step; })   \
+            { LM_DW_LOAD(1, 1) LM_KEEP(v1) LM_DW_MUL(1, 12, sum) LM_DW_MUL(1, 10, next) x1 += 2 * step; }              \
+            LM_IF_##B({ LM_DW_LOAD(2, 1) LM_KEEP(v2) LM_DW_MUL(2, 22, sum) LM_DW_MUL(2, 20, next) x2 += 2 * step; })   \
+            LM_DW_PUT(y, 0, sum)                                                                                       \
+            y += y_step;                                                                                               \
+        }                                                                                                              \
+        if (i < count) {                                                                                               \
+            LM_IF_##T({ LM_DW_LOAD(0, 0) LM_DW_MUL(0, 01, next) })                                                     \
+            { LM_DW_LOAD(1, 0) LM_DW_MUL(1, 11, next) }                                                                \
+            LM_IF_##B({ LM_DW_LOAD(2, 0) LM_DW_MUL(2, 21, next) })                                                     \
+            LM_DW_PUT(y, 0, next)                                                                                      \
         }                                                                                                              \
         (void)w00, (void)w01, (void)w02, (void)w20, (void)w21, (void)w22;                                              \
     }
