@@ -86,8 +86,8 @@ def openvino(model: Path, out: Path, precision: str, size: int) -> None:
 def _join_quantisers(network: Any) -> None:
     """Each QuantizeLinear/DequantizeLinear pair of an activation becomes one FakeQuantize of the same values.
 
-    Left as a pair, the CPU plugin loses the scale of a pair that stands behind a concatenation: it then rounds the
-    values themselves to whole numbers.
+    Read as it is, an ONNX file with such pairs goes wrong: the CPU plugin loses the scale of a pair that stands behind
+    a concatenation and rounds the values themselves to whole numbers. OpenVINO's own conversion joins pairs too.
     """
     ops, np = importlib.import_module("openvino.opset13"), importlib.import_module("numpy")
     for node in network.get_ordered_ops():

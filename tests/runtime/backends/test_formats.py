@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -203,5 +204,6 @@ def test_words_of_c_do_not_reach_stdout() -> None:
         "with quiet():\n    c.puts(b'chatter'); print('chatter'); os.write(1, b'chatter')\n"
         "print('after')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=buffered)
     assert done.stdout.split() == ["before", "after"] and not done.stderr
