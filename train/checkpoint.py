@@ -24,6 +24,16 @@ _NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
+class Int8Steps:
+    """The steps of an int8 network that were learned with its weights; which tensor a name means, calib/ knows."""
+
+    activations: dict[str, Tensor]
+    """A number for each group of tensors that share a step."""
+    weights: dict[str, Tensor]
+    """A number per output channel of each int8 weight."""
+
+
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """One moment of a model's life."""
 
@@ -39,6 +49,8 @@ class Checkpoint:
     """Epoch, step, best NME, ..."""
     state: dict[str, Any] = field(default_factory=dict)
     """Optimizer, scheduler, random generators; empty in a file that is not meant for resuming."""
+    int8: Int8Steps | None = None
+    """The steps of the int8 network, where training was aware of them; the weights then lie on their grid."""
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -60,6 +72,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint, *copies: Path | st
         "progress": _plain(checkpoint.progress),
         "state": _plain(checkpoint.state),
     }
+    if checkpoint.int8 is not None:
+        content["int8"] = _plain({"activations": checkpoint.int8.activations, "weights": checkpoint.int8.weights})
     # Through memory, because torch hides a full disk's error code when it writes to a file by itself.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -78,8 +92,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if content.get("schema") != SCHEMA:
         raise InputError(f"{path}: checkpoint schema {content.get('schema')!r}, this version reads {SCHEMA}")
     wanted = {"format", "schema", "kind", "spec", "model", "ema", "parent", "recipe", "progress", "state"}
-    if set(content) != wanted:
-        odd = ", ".join(sorted(map(str, wanted.symmetric_difference(content))))
+    if set(content) - {"int8"} != wanted:
+        odd = ", ".join(sorted(map(str, wanted.symmetric_difference(set(content) - {"int8"}))))
         raise InputError(f"{path}: a damaged checkpoint: missing or unknown keys {odd}")
     kind, parent = content["kind"], content["parent"]
     if kind not in get_args(Kind):
@@ -103,6 +117,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         recipe=content["recipe"],
         progress=content["progress"],
         state=content["state"],
+        int8=_steps(content["int8"], path) if "int8" in content else None,
     )
 
 
@@ -159,6 +174,17 @@ def _weights(value: Any, name: str, path: Path | str) -> dict[str, Tensor]:
                 f"{path}: {name}[{key!r}] holds NaN or infinity; the training diverged, use an earlier checkpoint"
             )
     return dict(value)
+
+
+def _steps(value: Any, path: Path | str) -> Int8Steps:
+    if not isinstance(value, dict) or set(value) != {"activations", "weights"}:
+        raise InputError(f"{path}: int8 must hold the steps of activations and weights, found {_describe(value)}")
+    tables = {kind: _weights(value[kind], f"int8 {kind}", path) for kind in value}
+    for kind, rank in (("activations", 0), ("weights", 1)):
+        for name, steps in tables[kind].items():
+            if steps.dtype != torch.float32 or steps.dim() != rank or not bool((steps > 0).all()):
+                raise InputError(f"{path}: int8 {kind}[{name!r}]: expected positive float32 steps of rank {rank}")
+    return Int8Steps(**tables)
 
 
 def _describe(value: Any) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from runtime.errors import UsageError
 from runtime.files import write_text
 from runtime.layouts import Normaliser
-from runtime.spec import ModelSpec
 from train.board import Board
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.clock import Clock
@@ -21,6 +23,7 @@ from train.distributed import Team, average_gradients, join
 from train.evaluate import Evaluation
 from train.faces import Opened, augmentation, model_spec, open_all, prepare_faces
 from train.failures import explained, refuse_divergence
+from train.form import Form, PlainForm
 from train.interrupt import Wish, listening
 from train.losses import Extras
 from train.machine import Machine, prepare, without_denormals
@@ -39,6 +42,7 @@ from train.watch import Moment, Unwatched, Watch
 LOOK_EVERY = 25
 """On a GPU the losses are looked at every so many steps, because looking makes the GPU wait."""
 INTERRUPTED = "interrupted"
+UNTRAINED_EPOCH = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,14 @@ def train(
     force: bool = False,
     watch: Watch | None = None,
     fuse: Fuse | None = None,
+    form: Form | None = None,
 ) -> Outcome:
-    """Train by a recipe into a folder, or go on with the run that lies there; `fuse` makes teachers quicker."""
+    """Train by a recipe into a folder, or go on with the run that lies there.
+
+    `fuse` makes teachers quicker; `form` is plain float training unless given.
+    """
+    if recipe.qat.enabled and form is None:
+        raise UsageError("qat.enabled: int8 training is put together above this package; use toolkit.qat.train")
     run = RunDirectory(folder)
     start = load_checkpoint(run.last) if resume else None
     apart = statistics_apart(not recipe.run.joint_norms)
@@ -73,7 +83,7 @@ def train(
         if team.leads and not resume:
             run.refuse_if_used(force)
         watch = watch if watch is not None and team.leads else Unwatched()
-        training = Training(recipe, run, opened, machine, team, wish, watch, fuse)
+        training = Training(recipe, run, opened, machine, team, wish, watch, fuse, form)
         if team.leads and not resume:
             run.claim(force)
         return training.go(start)
@@ -92,28 +102,29 @@ class Training:
         wish: Wish,
         watch: Watch,
         fuse: Fuse | None = None,
+        form: Form | None = None,
     ) -> None:
         self.recipe, self.run, self.machine, self.team, self.wish, self.watch = recipe, run, machine, team, wish, watch
         self.opened = opened
         self.began = time.monotonic()
-        self.spec = model_spec(recipe, opened.layout)
+        self.form = PlainForm(model_spec(recipe, opened.layout), recipe.model.init) if form is None else form
+        self.spec = self.form.spec
         self.normaliser = normaliser_for(self.spec.point_layout, self.spec.normaliser)
         self.objective = make_objective(recipe, self.spec)
-        self.init = load_checkpoint(recipe.model.init) if recipe.model.init else None
         self.teachers = Teachers(recipe.distill, self.spec, machine, fuse)
         augment = augmentation(recipe)
         faces = prepare_faces(recipe, self.spec, opened, watch.working)
         with_pose = self.objective.pose > 0
         self.loader = faces.loader(recipe, self.spec, augment, team, self.teachers.views, with_pose)
-        self.jury = Jury(self.spec, machine, team)
+        self.jury = Jury(self.form, machine, team)
         self.validation = faces.validation
         self.crops = self.jury.cut(self.validation, watch.working)
         seen = faces.fingerprint(self.teachers.digest)
         self.state = TrainingState(
-            recipe, self.spec, machine, len(self.loader), seen, with_pose, self.objective.heatmaps
+            recipe, self.form, machine, len(self.loader), seen, with_pose, self.objective.heatmaps
         )
         network = f"{self.state.describe()}, {machine.describe()}"
-        for note in (*faces.notes, *self.teachers.describe(), network, *slow_blocks(self.spec, machine)):
+        for note in (*faces.notes, *self.teachers.describe(), network, *slow_blocks(self.form, machine)):
             watch.note(note)
 
     def go(self, start: Checkpoint | None) -> Outcome:
@@ -195,10 +206,30 @@ class Training:
                 self.watch.note(
                     f"the run used {before} threads, now {now}: it goes on, but not bit for bit as it would have"
                 )
-        elif self.init is not None:
-            self.state.start_from(self.init.weights, self.recipe.model.init)
+        else:
+            self.begin_fresh()
         if self.team.leads:
             write_text(self.run.recipe, self.recipe.to_toml())
+
+    def begin_fresh(self) -> None:
+        """The weights that the form starts from, the same in every process."""
+        state, team = self.state, self.team
+        if team.leads:
+            state.begin(self.draw, self.watch.note)
+        if team.size > 1:
+            weights = team.tell({name: value.cpu() for name, value in state.model.state_dict().items()})
+            state.model.load_state_dict(weights, strict=True)
+            state.average_anew()
+
+    def draw(self, count: int) -> NDArray[np.uint8]:
+        """Augmented training faces, of epochs that are never trained."""
+        found: list[NDArray[np.uint8]] = []
+        epochs = -(-count // (len(self.loader) * self.recipe.data.batch_size))
+        for batch in chain.from_iterable(self.loader.epoch(UNTRAINED_EPOCH + turn) for turn in range(epochs)):
+            found.append(batch.images)
+            if sum(map(len, found)) >= count:
+                break
+        return np.concatenate(found)[:count]
 
     def wishes(self) -> Tensor:
         """Reasons to stop that only this process knows; the step carries them to the others."""
@@ -281,13 +312,22 @@ class Training:
             crops = (
                 self.crops if self.team.size == 1 else self.jury.cut(self.validation, self.watch.working, whole=True)
             )
-            measured = write_report(self.run, self.recipe, self.jury, crops, self.opened.tests, progress, self.watch)
+            measured = write_report(
+                self.run, self.recipe, self.form, self.jury, crops, self.opened.tests, progress, self.watch
+            )
         return Outcome(self.run, finished, progress.best_nme, progress.best_epoch, measured)
 
 
-def slow_blocks(spec: ModelSpec, machine: Machine) -> list[str]:
+def slow_blocks(form: Form, machine: Machine) -> list[str]:
     """What a user should know where the kernels for blocks of one branch cannot be had."""
-    wanted = spec.architecture == "ghostone" and spec.branches == 1 and machine.is_cpu and machine.channels_last
+    spec = form.spec
+    wanted = (
+        isinstance(form, PlainForm)
+        and spec.architecture == "ghostone"
+        and spec.branches == 1
+        and machine.is_cpu
+        and machine.channels_last
+    )
     if not wanted or library() is not None:
         return []
     return [f"no C compiler works here (or {SWITCH}=0): blocks go branch by branch, at about half the speed"]

@@ -8,22 +8,21 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from runtime.spec import ModelSpec
 from train.data.sample import FaceSource
 from train.distributed import Team
 from train.evaluate import Crops, Evaluation, crop_faces, evaluate, torch_predictor
 from train.faces import Working
+from train.form import Form
 from train.machine import Machine
 from train.metrics import Scores, score
-from train.models.zoo import build
 
 
 class Jury:
-    """A second network in eval mode that is given the weights to be measured; always float32."""
+    """A second network in eval mode that is given the weights to be measured; never in mixed precision."""
 
-    def __init__(self, spec: ModelSpec, machine: Machine, team: Team) -> None:
-        self.spec, self.team = spec, team
-        self.model = build(spec).to(machine.device).eval()
+    def __init__(self, form: Form, machine: Machine, team: Team) -> None:
+        self.spec, self.team = form.spec, team
+        self.model = form.build().to(machine.device).eval()
         self.predict = torch_predictor(self.model)
 
     def cut(self, source: FaceSource, working: Working, whole: bool = False) -> Crops:

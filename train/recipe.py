@@ -174,6 +174,26 @@ class AverageRecipe:
 
 
 @dataclass(frozen=True)
+class QatRecipe:
+    """Fine-tuning as the int8 network computes."""
+
+    enabled: bool = _option(
+        False,
+        "fine-tune --init, fused, as its int8 form computes; --lr then counts in int8 steps of a weight",
+        flag="qat",
+    )
+    learn_steps: bool = _option(
+        True, "learn the steps (scales) of weights and activations along", flag="qat-learn-steps"
+    )
+    step_rate: float = _option(
+        0.1, "learning rate of these steps, as a part of --lr", flag="qat-step-rate", low=0, high=100
+    )
+    faces: int = _option(
+        512, "augmented training faces that the first steps are calibrated on", flag="qat-faces", low=16, high=100_000
+    )
+
+
+@dataclass(frozen=True)
 class RunRecipe:
     """How the machine is used."""
 
@@ -210,6 +230,7 @@ class Recipe:
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     average: AverageRecipe = AverageRecipe()
+    qat: QatRecipe = QatRecipe()
     run: RunRecipe = RunRecipe()
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -334,6 +355,11 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def read_recipe(path: Path | str) -> Recipe:
     """Read a recipe file (TOML)."""
+    return recipe_from(read_sections(path), str(path))
+
+
+def read_sections(path: Path | str) -> dict[str, Any]:
+    """What a recipe file says, not yet checked."""
     data = read_bytes(path, MAX_RECIPE_BYTES)
     if sys.version_info >= (3, 11):
         import tomllib
@@ -342,10 +368,9 @@ def read_recipe(path: Path | str) -> Recipe:
 
         tomllib = require("tomli", "reading a recipe")
     try:
-        content = tomllib.loads(data.decode("utf-8"))
+        return dict(tomllib.loads(data.decode("utf-8")))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
-    return recipe_from(content, str(path))
 
 
 def overlay(recipe: Recipe, given: Mapping[Key, Any]) -> Recipe:

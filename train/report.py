@@ -10,6 +10,7 @@ from runtime.files import sha256_file, write_json
 from train.checkpoint import load_checkpoint
 from train.data.sample import FaceSource
 from train.evaluate import Crops, Evaluation
+from train.form import Form
 from train.measure import Jury
 from train.plots import draw_ced, draw_curves, draw_predictions
 from train.recipe import Recipe
@@ -23,6 +24,7 @@ VALIDATION = "validation"
 def write_report(
     run: RunDirectory,
     recipe: Recipe,
+    form: Form,
     jury: Jury,
     crops: Crops,
     tests: Sequence[tuple[str, FaceSource]],
@@ -33,10 +35,12 @@ def write_report(
     if not jury.team.leads:
         return {}
     best = load_checkpoint(run.best)
-    measured = {VALIDATION: jury.examine(best.weights, crops)}
+    running, average = form.unpack(best, str(run.best))
+    weights = running if average is None else average
+    measured = {VALIDATION: jury.examine(weights, crops)}
     for text, source in tests:
-        measured[text] = jury.examine(best.weights, jury.cut(source, watch.working, whole=True))
-    title = f"{recipe.model.architecture}, width {recipe.model.width:g}, {recipe.model.input_size} px"
+        measured[text] = jury.examine(weights, jury.cut(source, watch.working, whole=True))
+    title = f"{recipe.model.architecture}, width {recipe.model.width:g}, {recipe.model.input_size} px{form.what}"
     if progress.rows:  # none when the time limit came before the end of the first epoch
         draw_curves(run.picture("curves"), progress.rows, title)
     draw_ced(run.picture("ced"), measured, title)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import CheckFailedError, InputError
-from runtime.spec import ModelSpec
 from train.average import Average
 from train.checkpoint import Checkpoint
+from train.form import Draw, Form, Note
 from train.machine import Machine
 from train.models.pose import AuxiliaryNet
-from train.models.zoo import build
-from train.muon import Muon, dense_kernels
+from train.muon import Muon
 from train.recipe import OptimizerRecipe, Recipe
 from train.rundir import Row
 from train.schedule import Schedule
@@ -48,16 +47,16 @@ class TrainingState:
     def __init__(
         self,
         recipe: Recipe,
-        spec: ModelSpec,
+        form: Form,
         machine: Machine,
         steps_per_epoch: int,
         faces: str,
         with_pose: bool,
         with_heatmaps: bool = False,
     ) -> None:
-        self.recipe, self.spec, self.machine, self.faces = recipe, spec, machine, faces
+        self.recipe, self.form, self.machine, self.faces = recipe, form, machine, faces
         self.with_heatmaps = with_heatmaps
-        self.model = build(spec).to(machine.device)
+        self.model = form.build().to(machine.device)
         if machine.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pose: AuxiliaryNet | None = None
@@ -65,10 +64,11 @@ class TrainingState:
             self.pose = AuxiliaryNet(int(self.model.stage_channels)).to(machine.device)  # type: ignore[arg-type]
         self.modules = nn.ModuleList([self.model] if self.pose is None else [self.model, self.pose])
         self.parameters = list(self.modules.parameters())
-        self.statistics = [value for value in self.modules.buffers() if value.is_floating_point()]
+        norms = [m for m in self.modules.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+        self.statistics = [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
         """Running statistics, which processes that norm apart keep in step by averaging them."""
         self.average = Average(self.model, recipe.average.decay) if recipe.average.decay else None
-        self.optimizer = make_optimizer(self.modules, recipe.optimizer)
+        self.optimizer = make_optimizer(form.groups(self.modules, recipe.optimizer), recipe.optimizer)
         self.schedule = Schedule(recipe.schedule, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.needs_scaler)
         self.progress = Progress()
@@ -86,14 +86,15 @@ class TrainingState:
     def describe(self) -> str:
         """The network in words."""
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        spec = self.spec
-        return f"{spec.architecture}, width {spec.width:g}, {spec.input_size} px, {millions:.3f} M weights in training"
+        spec = self.form.spec
+        size = f"{spec.architecture}, width {spec.width:g}, {spec.input_size} px"
+        return f"{size}, {millions:.3f} M weights in training{self.form.what}"
 
     def set_rate(self) -> float:
         """Give the optimizer the learning rate of the coming step."""
         rate = self.recipe.optimizer.lr * self.schedule.factor(self.progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         return rate
 
     @property
@@ -111,11 +112,9 @@ class TrainingState:
                         f"weight {name} became NaN or infinite; nothing was saved over the last checkpoint"
                     )
         progress = self.progress
-        return Checkpoint(
-            kind="multi-branch",
-            spec=self.spec,
-            model=model,
-            ema=None if self.average is None else self.average.weights,
+        packed = self.form.pack(model, None if self.average is None else self.average.weights)
+        return replace(
+            packed,
             recipe=self.recipe.to_dict(),
             progress={
                 "epoch": progress.epoch,
@@ -129,6 +128,7 @@ class TrainingState:
                 "threads": torch.get_num_threads(),
             },
             state={
+                **packed.state,
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -151,9 +151,10 @@ class TrainingState:
                 "so the run cannot go on as it was; start a new one with --init from its best.ckpt"
             )
         try:
-            self.model.load_state_dict(checkpoint.model, strict=True)
-            if self.average is not None and checkpoint.ema is not None:
-                self.average.load(checkpoint.ema, state["average_steps"])
+            running, average = self.form.unpack(checkpoint, where)
+            self.model.load_state_dict(dict(running), strict=True)
+            if self.average is not None and average is not None:
+                self.average.load(average, state["average_steps"])
             if self.pose is not None:
                 self.pose.load_state_dict(state["pose"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -181,30 +182,21 @@ class TrainingState:
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     moments[name] = torch.empty_like(weight).copy_(value)
 
-    def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
-        """Take over weights, not the state of training."""
-        from train.checkpoint import refuse_misfit
+    def begin(self, draw: Draw, note: Note) -> None:
+        """Give a fresh run the weights that its form starts from."""
+        if self.form.begin(self.model, draw, note):
+            self.average_anew()
 
-        refuse_misfit(self.model.state_dict(), weights, where)
-        self.model.load_state_dict(dict(weights), strict=True)
+    def average_anew(self) -> None:
+        """Begin the average with the weights of now."""
         if self.average is not None:
             self.average = Average(self.model, self.recipe.average.decay)
 
 
-def make_optimizer(modules: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """The optimizer; norms and biases are spared from decay."""
-    turned = {id(p) for p in dense_kernels(modules)} if recipe.name == "muon" else set()
-    kinds: tuple[list[nn.Parameter], ...] = ([], [], [])
-    for p in modules.parameters():
-        kinds[0 if id(p) in turned else 1 if p.ndim > 1 else 2].append(p)
-    groups: list[dict[str, Any]] = [
-        {"params": kinds[0], "weight_decay": recipe.weight_decay, "orthogonal": True},
-        {"params": kinds[1], "weight_decay": recipe.weight_decay},
-        {"params": kinds[2], "weight_decay": 0.0},
-    ]
+def make_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """The optimizer of the recipe for these groups of parameters."""
     if recipe.name == "muon":
         return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
-    groups = groups[1:]
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
     kind = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from runtime.layouts import WFLW98
 from runtime.spec import ModelSpec
+from train.form import PlainForm
 from train.models.zoo import build
 from train.muon import RMS, Muon, dense_kernels, orthogonal
 from train.recipe import OptimizerRecipe
@@ -81,16 +82,15 @@ def test_weights_without_a_gradient_stay() -> None:
 
 
 def test_depthwise_kernels_heads_and_norms_are_left_to_adamw() -> None:
-    model = build(
-        ModelSpec(architecture="ghostone", width=0.25, points=98, input_size=64, branches=1, layout=WFLW98.name)
-    )
+    spec = ModelSpec(architecture="ghostone", width=0.25, points=98, input_size=64, branches=1, layout=WFLW98.name)
+    model, recipe = build(spec), OptimizerRecipe(name="muon")
     turned = {id(kernel) for kernel in dense_kernels(model)}
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             assert (id(module.weight) in turned) == (module.groups == 1), name
         elif isinstance(module, nn.Linear):
             assert id(module.weight) not in turned
-    optimizer = make_optimizer(model, OptimizerRecipe(name="muon"))
+    optimizer = make_optimizer(PlainForm(spec).groups(model, recipe), recipe)
     members = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
     dense, others, norms = optimizer.param_groups

@@ -12,12 +12,11 @@ import typer
 
 from runtime.errors import UsageError
 from toolkit.cli import console
-from train.recipe import KEYS, Key, Recipe, overlay, read_recipe
+from train.recipe import KEYS, Key, Recipe
 
 if TYPE_CHECKING:
     from train.loop import Outcome
     from train.rundir import Row
-    from train.teachers import Fuse
     from train.watch import Moment
 
 SECTION_TITLES = {
@@ -29,6 +28,7 @@ SECTION_TITLES = {
     "optimizer": "Optimizer",
     "schedule": "Schedule",
     "average": "Average of weights",
+    "qat": "Quantisation-aware fine-tuning",
     "run": "Machine and saving",
 }
 
@@ -45,6 +45,8 @@ the end.
   toolkit train --config recipes/ghostone-025.toml --data /data/WFLW --lr 1e-3 -o runs/wflw
 
   toolkit train --resume -o runs/wflw
+
+  toolkit train --qat --init runs/wflw/best.ckpt --data /data/WFLW -o runs/wflw-int8
 
   torchrun --nproc-per-node 4 -m toolkit train --config recipes/ghostone-100.toml --data /data/WFLW -o runs/ddp
 """
@@ -64,31 +66,24 @@ def _run(out: Path | None, config: Path | None, resume: bool, force: bool, given
     from runtime.lazy import require
 
     require("torch", "training")
-    from train.loop import train
+    from toolkit.qat import train
     from train.resume import resumed_recipe
     from train.rundir import RunDirectory
+    from train.settle import settle
 
     if resume and out is not None:
         recipe, folder = resumed_recipe(RunDirectory(out), given), out
     else:
-        recipe = overlay(read_recipe(config) if config is not None else Recipe(), given)
-        folder = out or Path("runs") / f"{recipe.model.architecture}-{recipe.model.width:g}"
-    outcome = train(
-        recipe, folder, resume=resume, force=force, watch=Terminal(recipe, folder), fuse=fuse_teachers(recipe)
-    )
+        recipe, notes = settle(config, given)
+        for note in notes:
+            console.say(note)
+        int8 = "-int8" if recipe.qat.enabled else ""
+        folder = out or Path("runs") / f"{recipe.model.architecture}-{recipe.model.width:g}{int8}"
+    outcome = train(recipe, folder, resume=resume, force=force, watch=Terminal(recipe, folder))
     if outcome.measured:
         _show(outcome)
     if not outcome.finished and not outcome.measured:
         raise typer.Exit(130)
-
-
-def fuse_teachers(recipe: Recipe) -> Fuse | None:
-    """How teachers are fused; nothing heavy is imported where there is none."""
-    if not recipe.distill.teacher:
-        return None
-    from export.fuse import fuse
-
-    return fuse
 
 
 def _show(outcome: Outcome) -> None:

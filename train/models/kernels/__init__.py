@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("block.c")
+GRID = Path(__file__).with_name("grid.c")
 FLAGS = ("-O3", "-std=c99", "-fPIC", "-shared", "-ffp-contract=fast")
 FOR_THIS_CPU = ("-march=native", "-mcpu=native")
 """Tried in turn; the kernels also work without either, slower."""
@@ -40,7 +41,12 @@ Shape = ctypes.c_int64 * 5
 
 _POINTER, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_double, ctypes.c_int
 _NORMS = [ctypes.POINTER(Norm)] * 2
+_LENGTH = ctypes.c_int64
 _SIGNATURES: dict[str, list[object]] = {
+    "grid_forward": [_LENGTH, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "grid_backward": [_LENGTH, *[_POINTER] * 3, _NUMBER, _NUMBER, *[_POINTER] * 2],
+    "grid_rows_forward": [_LENGTH, _LENGTH, *[_POINTER] * 3, _NUMBER, _POINTER],
+    "grid_rows_backward": [_LENGTH, _LENGTH, *[_POINTER] * 4, _NUMBER, *[_POINTER] * 2],
     "block_moments": [Shape, _POINTER, _POINTER, _FLAG, _POINTER, _POINTER],
     "block_affine": [ctypes.c_int64, _NUMBER, _POINTER, *_NORMS, _POINTER, ctypes.POINTER(Norm), _POINTER],
     "block_apply": [Shape, *[_POINTER] * 3, _FLAG, _POINTER],
@@ -64,7 +70,16 @@ def library() -> ctypes.CDLL | None:
     with tempfile.TemporaryDirectory(prefix="landmark-kernels-", ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "block.so"
         for extra in (*FOR_THIS_CPU, ""):
-            command = [*compiler.split(), *FLAGS, *filter(None, [extra]), str(SOURCE), "-o", str(target), "-lm"]
+            command = [
+                *compiler.split(),
+                *FLAGS,
+                *filter(None, [extra]),
+                str(SOURCE),
+                str(GRID),
+                "-o",
+                str(target),
+                "-lm",
+            ]
             try:
                 done = subprocess.run(command, capture_output=True, check=False, timeout=120)
             except (OSError, subprocess.TimeoutExpired):
