@@ -6,8 +6,6 @@ number by number; in training the same rounding and clamping is done to float su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,8 +87,8 @@ class FakeQuantNet(nn.Module):
         return steps[self._of_group[group]]
 
     @torch.no_grad()
-    def load_plan(self, plan: Plan) -> None:
-        """Start from a plan of this network, traced or read from ONNX."""
+    def load_plan(self, plan: Plan, to_judge: bool = False) -> None:
+        """Take over a plan of this network, traced or read from ONNX; `to_judge` keeps float weights to the bit."""
         steps = {group_names(plan.graph, plan.sites)[group]: float(step) for group, step in plan.scales.items()}
         self.group_ratio.fill_(1.0)
         self.get_buffer("group_unit").copy_(torch.tensor([steps[self.names[group]] for group in self.groups]))
@@ -102,8 +100,8 @@ class FakeQuantNet(nn.Module):
                 bias_unit = unit * into.cpu() * BIAS_UNIT
             else:
                 peak = value.abs().amax()
-                unit = ((peak if peak > 0 else torch.ones(())) / WEIGHT_LIMIT).expand(len(value))
-                bias_unit = torch.full((len(value),), 1e-3)
+                unit = torch.ones(len(value)) if to_judge or peak == 0 else (peak / WEIGHT_LIMIT).expand(len(value))
+                bias_unit = torch.full((len(value),), 1.0 if to_judge else 1e-3)
             self.unit(index).copy_(unit)
             self.bias_unit(index).copy_(bias_unit)
             self.ratios[index].fill_(1.0)
@@ -311,12 +309,5 @@ def net_of(checkpoint: Checkpoint, where: str = "checkpoint") -> FakeQuantNet:
     if checkpoint.int8 is None:
         raise InputError(f"{where}: carries no int8 steps; it was not trained with --qat")
     net = FakeQuantNet(checkpoint.spec, learn_steps=False)
-    net.load_plan(plan_with(trace(model_of(checkpoint, where), checkpoint.spec), checkpoint.int8, where))
+    net.load_plan(plan_with(trace(model_of(checkpoint, where), checkpoint.spec), checkpoint.int8, where), to_judge=True)
     return net.eval()
-
-
-def shipped(net: FakeQuantNet, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Int8Steps]:
-    """What `FakeQuantNet.ship` says of other weights than the net's own, which stay as they are."""
-    twin = FakeQuantNet(net.spec)
-    twin.load_state_dict(dict(weights), strict=True)
-    return twin.ship()

@@ -181,9 +181,9 @@ class _Proof:
         manifest = self.bundle.manifest
         if "model" not in self.data:
             same = manifest.artefact("fused").sha256 == manifest.source.sha256
-            self.report.say(
-                "fused", "origin", same and manifest.source.kind == "fused", "is the checkpoint that was given"
-            )
+            cleared = checkpoint.parent == manifest.source.sha256
+            detail = "is the checkpoint that was given" + ("" if same else ", without its run's state")
+            self.report.say("fused", "origin", (same or cleared) and manifest.source.kind == "fused", detail)
             return
         origin = checkpoint.parent == manifest.artefact("model").sha256
         self.report.say("fused", "origin", origin, "parent inside the file is model.ckpt")

@@ -111,6 +111,7 @@ def _inspect_checkpoint(path: Path) -> Facts:
         "precision": sorted({str(t.dtype).removeprefix("torch.") for t in checkpoint.model.values()}),
         "averaged": checkpoint.ema is not None,
         "resumable": bool(checkpoint.state),
+        "int8 steps": None if checkpoint.int8 is None else len(checkpoint.int8.activations),
         "progress": checkpoint.progress,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from export.probes import DEFAULT_SOURCE, open_probes
 from export.ranges import Range, measure_ranges
 from export.road_c import add_c
 from export.road_int8 import Int8Request, add_int8, public_name, refuse_request
+from export.road_qat import TRAINED, LabelledGate, add_trained_int8, refuse_untrained
 from export.simplify import simplify
 from export.tensorrt_build import PRECISIONS, add_engines, find_place
 from export.tensorrt_rules import BuildOptions, refuse_options
@@ -68,7 +70,8 @@ class Options:
     """Source of the faces that travel in the bundle."""
     audit: str | None = None
     """Source of the faces that ranges are measured on; the probes' source when None."""
-    int8: Mode | None = None
+    int8: Mode | Literal["qat"] | None = None
+    """How int8 comes about: calibrated, or with the steps that the checkpoint was trained with."""
     calib_count: int = DEFAULT_COUNT
     max_drop: float = 0.01
     """Limit of the NME increase on `labelled`, as a fraction."""
@@ -90,18 +93,22 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
     source_path, place = Path(checkpoint), Path(target)
     check_export_options(options.opset, options.exporter)
     refuse_target(place, options.force)
-    if options.int8 is not None:
+    if options.int8 == TRAINED:
+        LabelledGate(options.labelled, options.max_drop, options.seed).refuse_empty()
+    elif options.int8 is not None:
         refuse_request(int8_request(options))
     if options.c is not None:
         refuse_c_request(options.c)
         if "int8" in options.c.precisions and options.int8 is None:
-            raise UsageError("int8 C is made from the int8 model: add --int8 fast or --int8 best")
+            raise UsageError("int8 C is made from the int8 model: add --int8 fast, best or qat")
     place_of_engines = None if options.engines is None else find_place()
     if options.engines is not None and place_of_engines is not None:
         refuse_options(options.engines, place_of_engines.able)
     homes = require_homes(options.formats)
     _refuse_onnx(source_path)
     loaded = load_checkpoint(source_path)
+    if options.int8 == TRAINED:
+        refuse_untrained(loaded, str(source_path))
     model_of(loaded, str(source_path))
     source = Source(sha256_file(source_path), loaded.kind, loaded.parent)
     faces = crop_uint8(options.probes, loaded.spec)
@@ -127,7 +134,13 @@ def export_bundle(checkpoint: Path | str, target: Path | str, options: Options, 
             arrays["fp16"] = half_outputs(half, probes)
         if options.int8 is not None:
             say(f"int8, {options.int8}")
-            arrays |= add_int8(writer, graph, spec, probes, int8_request(options), say)
+            if options.int8 == TRAINED:
+                gate = LabelledGate(options.labelled, options.max_drop, options.seed)
+                arrays |= add_trained_int8(writer, graph, loaded, probes, gate, say)
+            else:
+                if loaded.int8 is not None:
+                    say("the checkpoint carries int8 steps of its training; calibrated anew, --int8 qat would use them")
+                arrays |= add_int8(writer, graph, spec, probes, int8_request(options), say)
         if options.c is not None and "int8" in options.c.precisions:
             quantised = parse_onnx((writer.directory / writer["int8"].file).read_bytes(), "model.int8.onnx")
             integers = int8_truth(quantised, spec, arrays["int8"].astype(np.float32))
@@ -165,7 +178,7 @@ def _refuse_onnx(path: Path) -> None:
 
 def int8_request(options: Options) -> Int8Request:
     """The part of the options that calibration needs."""
-    if options.int8 is None or options.audit is None:
+    if options.int8 is None or options.int8 == TRAINED or options.audit is None:
         raise UsageError("int8 needs faces to calibrate on: give --calib")
     return Int8Request(
         options.int8,
@@ -208,6 +221,9 @@ def _add_checkpoints(
         data = read_bytes(path, MAX_FILE_BYTES)
         if sha256_bytes(data) != source.sha256:
             raise InputError(f"{path}: changed while it was read")
+        if loaded.state:  # a run's own file: neither its progress nor the paths of its faces travel
+            loaded = Checkpoint("fused", loaded.spec, loaded.weights, parent=source.sha256, int8=loaded.int8)
+            data = checkpoint_bytes(loaded)
         writer.add("fused", "checkpoint", "fused.ckpt", data)
         return loaded
     bare = Checkpoint("multi-branch", loaded.spec, loaded.weights, parent=source.sha256)

@@ -57,7 +57,7 @@ def refuse_request(request: Int8Request) -> None:
     faces = min(len(open_unlabelled(request.calib, split="train")), request.count)
     if faces < FEWEST_FACES:
         raise UsageError(f"{request.calib}: {few_faces(faces)}")
-    if request.labelled is not None and not len(_labelled_source(request.labelled)):
+    if request.labelled is not None and not len(labelled_source(request.labelled)):
         raise UsageError(f"{request.labelled}: no faces in it")
     if request.cache is not None and not request.cache.parent.is_dir():
         raise UsageError(f"--calib-cache {request.cache}: there is no folder {request.cache.parent}")
@@ -84,13 +84,13 @@ def add_int8(
         lambda crops: np.asarray(session(network_input(crops, spec)), dtype=np.float32),
         seed=request.seed,
     )
-    crops = None if request.labelled is None else crop_faces(_labelled_source(request.labelled), spec)
+    crops = None if request.labelled is None else crop_faces(labelled_source(request.labelled), spec)
     result = quantize(
         graph,
         spec,
         faces,
         mode=request.mode,
-        labelled=None if crops is None else _labelled(crops, spec, public_name(str(request.labelled))),
+        labelled=None if crops is None else labelled_by(crops, spec, public_name(str(request.labelled))),
         max_drop=request.max_drop,
         seed=request.seed,
         progress=lambda share, what: say(f"int8 {100 * share:.0f} %: {what}"),
@@ -109,12 +109,12 @@ def add_int8(
     return stored
 
 
-def _labelled_source(text: str) -> FaceSource:
+def labelled_source(text: str) -> FaceSource:
     """The test half of a data set, where it has halves."""
     return open_source(text, split="test" if splits_in(text) else None)
 
 
-def _labelled(crops: Crops, spec: ModelSpec, name: str) -> Labelled:
+def labelled_by(crops: Crops, spec: ModelSpec, name: str) -> Labelled:
     def nme(predict: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Mapping[str, float]:
         return {subset: s.nme for subset, s in evaluate(predict, crops, spec).scores.items()}
 

@@ -25,10 +25,11 @@ class Exporter(str, Enum):
 
 
 class Int8(str, Enum):
-    """How long int8 may take."""
+    """How long calibration may take, or the steps that the checkpoint was trained with."""
 
     fast = "fast"
     best = "best"
+    qat = "qat"
 
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -46,7 +47,12 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's directory; must not exist yet.")],
     fp16: Annotated[bool, typer.Option("--fp16", help="Also a float16 model, input and output float32.")] = False,
     int8: Annotated[
-        Int8 | None, typer.Option("--int8", help="Also an int8 model: fast takes about 2 minutes, best about 20.")
+        Int8 | None,
+        typer.Option(
+            "--int8",
+            help="Also an int8 model: fast calibrates about 2 minutes, best about 20; qat takes the steps that "
+            "toolkit train --qat left in the checkpoint.",
+        ),
     ] = None,
     calib: Annotated[
         str | None,
@@ -139,6 +145,8 @@ def run(
 
       toolkit export ghostone.ckpt --int8 best --calib data/faces.txt --eval-data data/WFLW --max-drop 1% -o bundle
 
+      toolkit export runs/wflw-int8/best.ckpt --int8 qat --eval-data data/WFLW -o bundle
+
       toolkit export ghostone.ckpt --c -o bundle && cc -O3 -march=native bundle/c/*.c -o demo
 
       toolkit export ghostone.ckpt --fp16 --calib data/WFLW --ncnn --openvino -o bundle
@@ -219,7 +227,11 @@ def _refuse_contradictions(
     eval_data: str | None,
     max_drop: str | None,
 ) -> None:
-    if int8 is not None and calib is None:
+    if int8 is Int8.qat:
+        for flag, given in {"--calib-count": count, "--calib-cache": cache, "--calib": None if fp16 else calib}.items():
+            if given is not None:
+                raise UsageError(f"{flag} is about calibration, and --int8 qat takes the checkpoint's own steps")
+    elif int8 is not None and calib is None:
         raise UsageError("--int8 needs faces to calibrate on: give --calib; noise or nothing would ruin the model")
     if int8 is None:
         about_int8 = {
@@ -230,7 +242,7 @@ def _refuse_contradictions(
         }
         for flag, value in about_int8.items():
             if value is not None:
-                raise UsageError(f"{flag} is about int8; add --int8 fast or --int8 best")
+                raise UsageError(f"{flag} is about int8; add --int8 fast, best or qat")
         if calib is not None and not fp16:
             raise UsageError("--calib is for --fp16 and --int8, and neither was asked for")
     if max_drop is not None and eval_data is None:
@@ -263,7 +275,7 @@ def _c_request(
                 raise UsageError(f"{flag} is about C; add --c")
         return None
     if precision is CPrecision.int8 and int8 is None:
-        raise UsageError("--c-precision int8 needs the int8 model: add --int8 fast or --int8 best")
+        raise UsageError("--c-precision int8 needs the int8 model: add --int8 fast, best or qat")
     from export.c.isas import NAMES
     from export.links_c import CRequest, refuse_c_request
 

@@ -153,6 +153,8 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
             + (", with averaged copy" if facts["averaged"] else ""),
         )
         yield "resumable", "yes" if facts["resumable"] else "no"
+        if facts["int8 steps"]:
+            yield "int8", f"steps of {facts['int8 steps']} tensors, learned in training; export --int8 qat takes them"
     for key, value in facts.get("progress", {}).items():
         yield key, str(value)
     for name, array in facts.get("arrays", {}).items():
