@@ -51,8 +51,9 @@ class QatForm:
         """Calibrate the float network on augmented training faces and start from what that gives."""
         if not isinstance(model, FakeQuantNet):
             raise TypeError(f"expected a FakeQuantNet, found {type(model).__name__}")
-        graph = trace(self.start.model, self.spec)
-        result = starting_plan(graph, self.spec, draw(self.recipe.faces), self.seed)
+        faces = draw(self.recipe.faces)
+        note(f"calibrating on {len(faces)} augmented training faces")
+        result = starting_plan(trace(self.start.model, self.spec), self.spec, faces, self.seed)
         note(f"calibrated start: {result.why()}")
         model.load_plan(result.plan)
         return True
