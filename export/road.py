@@ -178,7 +178,7 @@ def _refuse_onnx(path: Path) -> None:
 
 def int8_request(options: Options) -> Int8Request:
     """The part of the options that calibration needs."""
-    if options.int8 is None or options.int8 == TRAINED or options.audit is None:
+    if options.int8 is None or options.int8 == "qat" or options.audit is None:
         raise UsageError("int8 needs faces to calibrate on: give --calib")
     return Int8Request(
         options.int8,
