@@ -118,9 +118,9 @@ def test_useless_steps_stop_the_export(trained: Path, tmp_path: Path) -> None:
     good = load_checkpoint(trained)
     assert good.int8 is not None
     coarse = {name: step * 40 for name, step in good.int8.activations.items()}
-    save_checkpoint(
-        tmp_path / "bad.ckpt", Checkpoint("fused", SPEC, good.model, int8=Int8Steps(coarse, good.int8.weights))
-    )
+    lively = {**good.model, "fc.weight": good.model["fc.weight"] * 60}  # landmarks that follow the features
+    steps = Int8Steps(coarse, good.int8.weights)
+    save_checkpoint(tmp_path / "bad.ckpt", Checkpoint("fused", SPEC, lively, int8=steps))
     with pytest.raises(CheckFailedError, match="shift"):
         export_bundle(tmp_path / "bad.ckpt", tmp_path / "b", Options(exporter="torchscript", int8="qat"))
 

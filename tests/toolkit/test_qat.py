@@ -19,7 +19,7 @@ from tiny import BATCHES, Teller, tiny
 from calib.fake_net import FakeQuantNet, net_of
 from calib.graph import Graph
 from calib.observe import Observation, observe_peaks
-from calib.plan import Plan, plain_weight_scales
+from calib.plan import Plan, plain_weight_scales, to_batch
 from calib.ranges import group_scales
 from calib.sites import find_sites
 from calib.trace import trace
