@@ -90,6 +90,7 @@ PROGRAMS: dict[str, Program] = {
 ISAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "AVX-512 VNNI": (("avx512f",), ("avx512bw",), ("avx512vl",), ("avx512_vnni",)),
     "AVX-512": (("avx512f",),),
+    "AVX2 VNNI": (("avx2",), ("avx_vnni",)),
     "AVX2": (("avx2",), ("fma",)),
     "NEON dot product": (("asimddp",),),
     "NEON": (("asimd", "neon"),),

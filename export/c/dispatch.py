@@ -42,7 +42,11 @@ def _switches(names: list[str], int8: bool) -> str:
     anywhere = next(name for name in names if table[name].target == "")
     text = "#if defined(__GNUC__) && defined(__x86_64__) && !defined(LM_FORCE_SCALAR) && !defined(LM_NO_DISPATCH)\n"
     text += "#define LM_DISPATCH\n#include <immintrin.h>\n"
-    text += "".join(f"#define LM_WITH_{name.upper()}\n" for name in names if table[name].target or name == anywhere)
+    for name in names:
+        if table[name].target or name == anywhere:
+            define = f"#define LM_WITH_{name.upper()}\n"
+            known = table[name].compilers
+            text += f"#if {known}\n{define}#endif\n" if known else define
     for name in names:
         text += f"#elif {guard(name, int8)}\n#define LM_WITH_{name.upper()}\n"
     return text + "#endif\n"

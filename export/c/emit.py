@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from export.c.body import TEST_SEED, Body, float_body, int8_body
@@ -153,6 +154,14 @@ PROLOGUE = """#include "landmarks.h"
 """
 
 
+ROW_FUNCTIONS = {
+    "lm_row_or_null": "network-f32",
+    "lm_byte_row": "network-s8",
+    "lm_byte_row_or_null": "network-s8-edge",
+}
+"""What layers call -> the template that has it."""
+
+
 def engine(kernels: str, body: Body, plan: Plan) -> str:
     """What an instruction set gets for itself: its kernels, and the layers that call them."""
     steps = [step for group in plan.groups for step in group.steps]
@@ -171,13 +180,15 @@ def engine(kernels: str, body: Body, plan: Plan) -> str:
 def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], dispatch: bool) -> str:
     """The source behind its first comment."""
     int8, layers = is_int8(plan.graph), layer_of(plan)
-    needs = Needs(tile_calls(plan), simd_kernels(layers), has_depthwise(layers))
+    text = "".join(body.writer.function(step) for group in plan.groups for step in group.steps)
+    needed = [name for call, name in ROW_FUNCTIONS.items() if re.search(rf"\b{call}\(", text)]
+    needs = Needs(tile_calls(plan), simd_kernels(layers), has_depthwise(layers), "lm_ordered(" in text)
     shared = [
         PROLOGUE,
         private_defines(plan, spec) + "\n",
         header_text("kernels/kernel.h"),
         body.numbers,
-        source_text("templates/network.c") + source_text(f"templates/network-{'s8' if int8 else 'f32'}.c"),
+        source_text("templates/network.c") + "".join(source_text(f"templates/{name}.c") for name in needed),
         layer_table(plan),
         body.expected,
         source_text("templates/judge.c"),

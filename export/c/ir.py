@@ -182,6 +182,16 @@ class Pool(Layer):
     """Mean over the whole map."""
 
 
+@dataclass(eq=False)
+class Quantise(Layer):
+    """Real numbers to the codes of the output's step: one division, rounded to even, clamped."""
+
+
+@dataclass(eq=False)
+class Dequantise(Layer):
+    """Codes to real numbers: one product."""
+
+
 @dataclass
 class Graph:
     """Layers in execution order; `input` is the normalised face, `output` the landmark vector."""

@@ -27,6 +27,10 @@ class Isa:
     zero: int = 0
     target: str | None = None
     needs: tuple[str, ...] = ()
+    ordered: str = "scalar"
+    """The kernel for float layers in an int8 network; only models that have such layers hold it."""
+    compilers: str = ""
+    """Which compilers know `target`, when not all that know the others do."""
 
 
 F32: dict[str, Isa] = {
@@ -63,6 +67,7 @@ F32: dict[str, Isa] = {
 }
 """Float kernels, best first."""
 
+_AVX2_ROWS = ("qpool-s8-avx2", "qinput-s8-avx2", "qadd-s8-avx2", "product-f32-scalar")
 _PLAIN_ROWS = ("qpool-s8-scalar", "qinput-s8-scalar", "qadd-s8-scalar", "product-f32-scalar")
 
 S8: dict[str, Isa] = {
@@ -81,14 +86,27 @@ S8: dict[str, Isa] = {
         128,
         target="avx2,avx512f,avx512bw,avx512vl,avx512vnni",
         needs=("AVX2", "AVX512F", "AVX512BW", "AVX512VL", "AVX512VNNI"),
+        ordered="avx512",
+    ),
+    "avx2vnni": Isa(
+        "defined(__AVX2__) && defined(__AVXVNNI__)",
+        "AVX2 VNNI",
+        ("qput-s8-avx2", "qgemm-s8-avx2vnni", "qdw3x3-s8-avx2vnni", *_AVX2_ROWS),
+        ("avx2vnni",) * 2 + ("avx2",) * 3 + ("scalar",),
+        128,
+        target="avx2,avxvnni",
+        needs=("AVX2", "AVXVNNI"),
+        ordered="avx2",
+        compilers="(__GNUC__ >= 11 || __clang_major__ >= 12)",
     ),
     "avx2": Isa(
         "defined(__AVX2__)",
         "AVX2",
-        ("qgemm-s8-avx2", "qdw3x3-s8-avx2", *_PLAIN_ROWS),
-        ("avx2",) * 2 + ("scalar",) * 4,
+        ("qput-s8-avx2", "qgemm-s8-avx2", "qdw3x3-s8-avx2", *_AVX2_ROWS),
+        ("avx2",) * 5 + ("scalar",),
         target="avx2",
         needs=("AVX2",),
+        ordered="avx2",
     ),
     "neon": Isa(
         "defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)",
@@ -100,7 +118,8 @@ S8: dict[str, Isa] = {
 }
 """Int8 kernels, best first."""
 
-NAMES = tuple(F32)
+NAMES = ("avx512", "avx2vnni", "avx2", "neon", "sse2", "scalar")
+"""All instruction sets, best first."""
 
 _BY_VECTOR = {"avx512": "vector-f32-avx512", "avx2": "", "neon": "", "sse2": "", "scalar": None}
 """What kernels in terms of lm_vec need first ("": the others bring it); None: plain C instead."""
@@ -116,6 +135,8 @@ class Needs:
     calls: Calls
     extra: tuple[str, ...] = ()
     depthwise: bool = True
+    ordered: bool = False
+    """Float layers in an int8 network."""
 
     def leaves_out(self, name: str) -> bool:
         """Whether a kernel, or an entry point, is never called."""
@@ -144,15 +165,23 @@ def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
     return [name for name in (S8 if int8 else F32) if name in wanted or name == "scalar"]
 
 
+def target_words(name: str) -> tuple[str, ...]:
+    """What kernels of an instruction set call their functions' target by; some share kernels of a lesser one."""
+    return () if name == "scalar" else ("AVX2",) if name == "avx2vnni" else (name.upper(),)
+
+
 def kernels_of(name: str, int8: bool, needs: Needs) -> str:
     """The kernels of one instruction set, as far as a model needs them, under the names that layers call them by."""
     isa = (S8 if int8 else F32)[name]
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
-    text = f"#define LM_TARGET_{name.upper()}\n" if name != "scalar" else ""
+    text = "".join(f"#define LM_TARGET_{word}\n" for word in target_words(name))
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
     kept = [kernel for kernel in isa.kernels if not needs.leaves_out(kernel)]
     text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), needs.calls) for kernel in kept)
-    before = _BY_VECTOR[name]
+    if needs.ordered:
+        text += source_text(f"kernels/ordered-f32-{isa.ordered}.c")
+        text += f"#define lm_ordered lm_ordered_{isa.ordered}\n"
+    before = _BY_VECTOR.get(name)
     kind = "scalar" if before is None else "block"
     text += source_text(f"kernels/{before}.c") if before and needs.extra else ""
     text += "".join(source_text(f"kernels/{kernel}-f32-{kind}.c") for kernel in needs.extra)

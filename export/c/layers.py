@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.c.fetch import Fetch
-from export.c.ir import Add, Dense, Depthwise, Layer, Pool, Tensor
+from export.c.ir import Add, Dense, Depthwise, Dequantise, Layer, Pool, Quantise, Tensor
 from export.c.layers_more import after_rows, large_depthwise, more_rows
 from export.c.names import comment_text
 from export.c.pack import Weights, tail_group
@@ -61,9 +61,8 @@ class LayerWriter:
     def row_of(self, tensor: Tensor, y: str) -> str:
         """First lane of a tensor's row, or NULL outside the map."""
         buffer = self.buffer(tensor)
-        return (
-            f"{self.words.row_or_null}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}, {buffer.height})"
-        )
+        name = FLOAT.row_or_null if tensor.step is None else "lm_byte_row_or_null"
+        return f"{name}(net, {buffer.offset}, {buffer.rows}, {buffer.row_bytes}, {y}, {buffer.height})"
 
     def __init__(self, plan: Plan, weights: dict[int, Weights], fetches: dict[int, Fetch]) -> None:
         self.plan = plan
@@ -86,6 +85,8 @@ class LayerWriter:
             body = self._add(layer)
         elif isinstance(layer, Pool):
             body = self._pool(layer)
+        elif isinstance(layer, (Quantise, Dequantise)):
+            body = self._cross(layer)
         else:
             body = more_rows(self, layer)
         body += after_rows(self, layer)
@@ -255,6 +256,9 @@ class LayerWriter:
             f"                   {self.row(layer.output, 'y')}, {target.buffer.pixel_step}, "
             f"{layer.output.shape.width}, {target.pixel.lanes}, {int(layer.relu)});\n    }}\n"
         )
+
+    def _cross(self, layer: Quantise | Dequantise) -> str:
+        raise TypeError(f"{type(layer).__name__} in a float network")
 
     def _pool(self, layer: Pool) -> str:
         shape = layer.inputs[0].shape

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.c.ir import Activate, Add, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pool, Resize, Scale, Tensor
+from export.c.ir import (
+    Activate,
+    Add,
+    Concat,
+    Dense,
+    Depthwise,
+    Dequantise,
+    Graph,
+    Layer,
+    MaxPool,
+    Pool,
+    Quantise,
+    Resize,
+    Scale,
+    Tensor,
+)
 from runtime.errors import InputError
 
 VECTOR = 16
@@ -126,7 +141,7 @@ class Layouts:
 
 def _same_layout(layer: Layer) -> list[Tensor]:
     """Inputs whose pixel must look like the output's."""
-    if isinstance(layer, (Depthwise, Pool, Add, Activate, Scale, MaxPool, Resize)):
+    if isinstance(layer, (Depthwise, Pool, Add, Activate, Scale, MaxPool, Resize, Quantise, Dequantise)):
         return layer.inputs
     if isinstance(layer, Dense):
         return layer.inputs[1:]

@@ -70,6 +70,13 @@ def pack_dense(layer: Dense, output: Pixel, runs: list[int]) -> tuple[Floats, Fl
     return np.ascontiguousarray(np.concatenate(parts)), to_lanes(layer.bias, output)
 
 
+def pack_ordered(layer: Dense, output: Pixel) -> tuple[Floats, Floats]:
+    """(weights, bias): [vector][k][lane], k in the order of the weight's memory: the order of the sums."""
+    lanes = to_lanes(layer.weights.reshape(len(layer.weights), -1).T, output)[:, : output.vectors * VECTOR]
+    packed = lanes.reshape(len(lanes), output.vectors, VECTOR).transpose(1, 0, 2)
+    return np.ascontiguousarray(packed).reshape(-1), to_lanes(layer.bias, output)
+
+
 def pack_depthwise(layer: Depthwise, pixel: Pixel) -> tuple[Floats, Floats]:
     """(weights, bias): [vector][tap][lane]."""
     count = layer.kernel**2
@@ -115,6 +122,12 @@ def byte_order(lanes: int) -> NDArray[np.intp]:
     """How interleaving orders 64 bytes: [block][sub][lane] holds channel 16 * (lane / 4) + 4 * sub + lane % 4."""
     block, sub, lane = np.mgrid[0 : lanes // 64, 0:4, 0:16]
     return np.asarray(block * 64 + 16 * (lane // 4) + 4 * sub + lane % 4).reshape(-1)
+
+
+def pack_depthwise_to_float(layer: Depthwise, pixel: Pixel) -> NDArray[np.int8]:
+    """[tap][lane]."""
+    taps = to_lanes(layer.weights.reshape(len(layer.weights), 9).T, pixel)
+    return np.ascontiguousarray(taps).astype(np.int8).reshape(-1)
 
 
 def pack_depthwise_int8(layer: Depthwise, pixel: Pixel) -> NDArray[np.int8]:

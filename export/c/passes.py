@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from export.c.crossing import settle, widen_operands
 from export.c.ir import (
     Activate,
     Add,
@@ -12,11 +13,13 @@ from export.c.ir import (
     Concat,
     Dense,
     Depthwise,
+    Dequantise,
     Graph,
     Layer,
     MaxPool,
     Pick,
     Pool,
+    Quantise,
     Relu,
     Resize,
     Scale,
@@ -76,14 +79,16 @@ def drop_dead(graph: Graph) -> None:
 
 
 def fuse_add(graph: Graph) -> None:
-    """Let a convolution start its sums from the other operand of an addition."""
+    """Let a convolution start its sums from the other operand of an addition; in int8 networks only to store codes."""
+    int8 = is_int8(graph)
     for layer in [x for x in graph.layers if isinstance(x, Add)]:
         place = graph.layers.index(layer)
         for own, other in ((layer.inputs[1], layer.inputs[0]), (layer.inputs[0], layer.inputs[1])):
             conv = graph.producer(own)
             alone = len(graph.consumers(own)) == 1 and own is not other and own is not graph.output
             free = isinstance(conv, Dense) and not conv.relu and conv.after is None and len(conv.inputs) == 1
-            if isinstance(conv, Dense) and free and alone and own.step is None:
+            fits = not int8 or layer.output.step is not None
+            if isinstance(conv, Dense) and free and alone and fits and (conv.steps is not None) == int8:
                 conv.inputs.append(other)
                 conv.output, conv.relu, conv.after = layer.output, layer.relu, layer.after
                 conv.name = f"{conv.name} + {layer.name}"
@@ -110,55 +115,35 @@ def flush_denormals(graph: Graph) -> None:
             )
 
 
-def spread_steps(graph: Graph) -> None:
-    """What is joined or chosen from in int8 is written in place, so it is stored in the step of the result."""
-    for layer in reversed(graph.layers):
-        if isinstance(layer, (Concat, Pick)) and layer.output.step is not None:
-            for part in layer.inputs:
-                if part.step is not None and part.step != layer.output.step:
-                    raise InputError(
-                        f"C export: {part.name!r} and the concatenation it goes into have different int8 scales"
-                    )
-                part.step = layer.output.step
-
-
 def check_int8(graph: Graph) -> None:
     """Every layer finds its inputs in the form that it works on."""
     for layer in graph.layers:
         stored = [tensor.step is not None for tensor in layer.inputs]
-        weighted = isinstance(layer, (Dense, Depthwise))
+        made = layer.output.step is not None
         refuse_float_layer(layer)
-        if weighted and (getattr(layer, "steps", None) is not None) != stored[0]:
-            raise InputError(f"C export: layer {layer.name!r} mixes int8 and float")
-        vector = layer.output.shape.height == layer.output.shape.width == 1
-        if (
-            weighted
-            and getattr(layer, "steps", None) is None
-            and not (isinstance(layer, Dense) and layer.kernel == 1 and vector)
-        ):
+        if isinstance(layer, Depthwise) and layer.kernel != 3:
+            right = False
+        elif isinstance(layer, (Dense, Depthwise)):
+            whole = len(stored) == 1 or (stored[1] and made)
+            right = whole and stored[0] if layer.steps is not None else not made and stored == [False]
+        elif isinstance(layer, (Add, Concat, MaxPool, Pick)):
+            right = all(form == made for form in stored)
+        elif isinstance(layer, (Pool, Dequantise)):
+            right = stored[0] and not made
+        else:
+            right = isinstance(layer, Quantise) and made and not stored[0]
+        if not right:
+            forms = ", ".join("int8" if form else "float" for form in stored)
             raise InputError(
-                f"C export: layer {layer.name!r} is left in float; the int8 export takes only the last layers in float"
+                f"C export: {describe(layer)} {layer.name!r} reads {forms} and makes {'int8' if made else 'float'}; "
+                f"no kernel does that"
             )
-        if isinstance(layer, Concat) and any(stored) != (layer.output.step is not None):
-            raise InputError(f"C export: concatenation {layer.name!r} mixes int8 and float")
-        if isinstance(layer, Pool) and (not stored[0] or layer.output.step is not None):
-            raise InputError(f"C export: pool {layer.name!r}: expected an int8 input and a float output")
-        if isinstance(layer, Add) and (not all(stored) or layer.output.step is None):
-            raise InputError(f"C export: addition {layer.name!r} is not wholly int8")
-        if isinstance(layer, Dense) and len(stored) > 1 and not (stored[1] and layer.output.step is not None):
-            raise InputError(f"C export: addition in {layer.name!r} is not wholly int8")
-        if isinstance(layer, Depthwise) and layer.output.step is None:
-            raise InputError(f"C export: depthwise layer {layer.name!r} has no int8 output")
-    if graph.input.step is None:
-        raise InputError("C export: the face is not quantised")
 
 
 def refuse_float_layer(layer: Layer) -> None:
     """Layers that exist in float only."""
     after: After | None = getattr(layer, "after", None)
-    steps = [tensor.step for tensor in (*layer.inputs, layer.output)]
-    codes = isinstance(layer, (MaxPool, Pick)) and steps[0] is not None and len(set(steps)) == 1
-    if after is not None or (isinstance(layer, (Activate, Scale, MaxPool, Pick, Resize, CentreOfMass)) and not codes):
+    if after is not None or isinstance(layer, (Activate, Scale, Resize, CentreOfMass)):
         what = f"{type(layer).__name__.lower()}{f' with {after.kind}' if after else ''}"
         raise InputError(
             f"C export: layer {layer.name!r} ({what}) would stay in float, which int8 C cannot do yet; "
@@ -181,22 +166,28 @@ def optimise(graph: Graph) -> Graph:
     drop_dead(graph)
     fuse_relu(graph)
     fuse_activations(graph)
+    settle(graph)
+    drop_dead(graph)
     fuse_add(graph)
-    if is_int8(graph):
-        spread_steps(graph)
     fold_picks(graph)
+    widen_operands(graph)
     pools_follow_producers(graph)
-    flush_denormals(graph)
-    check(graph)
     if is_int8(graph):
-        spread_steps(graph)
         check_int8(graph)
+    else:
+        flush_denormals(graph)
+    check(graph)
     return graph
 
 
 def is_int8(graph: Graph) -> bool:
-    """Whether any layer works on int8."""
-    return any(getattr(layer, "steps", None) is not None for layer in graph.layers)
+    """Whether any tensor is stored in int8."""
+    return any(tensor.step is not None for layer in graph.layers for tensor in (*layer.inputs, layer.output))
+
+
+def is_ordered(layer: Layer, int8: bool) -> bool:
+    """Whether a float layer sums in the order that the int8 specification fixes."""
+    return int8 and isinstance(layer, (Dense, Depthwise)) and layer.steps is None
 
 
 def describe(layer: Layer) -> str:

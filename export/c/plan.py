@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from export.c.ir import CentreOfMass, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pool, Resize, Scale, Tensor
 from export.c.layout import VECTOR, Layouts, Pixel, padded
+from export.c.passes import is_int8, is_ordered
 from runtime.errors import InputError
 
 ALIGN = 64
@@ -308,7 +309,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     inside = {id(b) for b in buffers if b.first != b.last or b is places[id(graph.output)].buffer}
     _ring_rows(groups, places, inside)
     for number, group in enumerate(groups):
-        _scratch(group, number, places)
+        _scratch(group, number, places, is_int8(graph))
         buffers.extend(group.scratch)
     arena, bound = _arena(buffers)
     if arena > MAX_ARENA:
@@ -354,15 +355,12 @@ def gemm_mode(layer: Dense, plan_input: Tensor) -> str:
     return "patch"
 
 
-def _scratch(group: Group, number: int, places: dict[int, Place]) -> None:
+def _scratch(group: Group, number: int, places: dict[int, Place], int8: bool) -> None:
     """Rows of patches for convolutions that gather their neighbourhood first."""
     for step in group.steps:
         layer = step.layer
-        if (
-            isinstance(layer, Dense)
-            and places[id(layer.inputs[0])].buffer.name != "face"
-            and gemm_mode(layer, layer.output) == "patch"
-        ):
+        gathers = is_ordered(layer, int8) or (layer.inputs and places[id(layer.inputs[0])].buffer.name != "face")
+        if isinstance(layer, Dense) and gathers and gemm_mode(layer, layer.output) == "patch":
             lanes = layer.kernel**2 * places[id(layer.inputs[0])].buffer.pixel_step
             row = lanes * layer.output.shape.width * element(layer.inputs[0]) * patch_band(layer, group, places)
             group.scratch.append(Buffer(f"patches of {layer.name}", 1, row, lanes, 1, number, number))

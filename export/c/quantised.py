@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.c.ir import Add, Dense, Depthwise, Pool, Tensor
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Pool, Tensor
 from export.c.reference import face_input
 from runtime.errors import InputError
 from runtime.spec import ModelSpec
@@ -61,6 +61,14 @@ def add_scales(layer: Add) -> tuple[np.float32, np.float32]:
 def pool_scale(layer: Pool) -> np.float32:
     shape = layer.inputs[0].shape
     return np.float32(step_of(layer.inputs[0]) / (shape.height * shape.width))
+
+
+def never_negative(graph: Graph, tensor: Tensor) -> bool:
+    """Whether every code of a tensor is at least 0, because activations made all of it."""
+    producer = graph.producer(tensor)
+    if isinstance(producer, Concat):
+        return all(never_negative(graph, part) for part in producer.inputs)
+    return isinstance(producer, (Dense, Depthwise, Add)) and producer.relu
 
 
 def face_codes(spec: ModelSpec, step: np.float32) -> NDArray[np.int8]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.c import read_more
-from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Shape, Tensor
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Quantise, Relu, Shape, Tensor
 from export.c.nodes import attributes, finite, label, refuse, uniform
 from runtime.errors import InputError
 
@@ -199,8 +199,8 @@ def _constant(tensor: onnx.TensorProto) -> Array:
 def _conv(reader: Reader, node: onnx.NodeProto) -> None:
     x, attrs = reader.tensor(node.input[0]), attributes(node)
     codes, steps = reader.codes.get(node.input[1], (None, None))
-    if (steps is not None) != (node.input[0] in reader.stored):
-        raise refuse(node, "mixing int8 and float", "weights and input both int8 or both float")
+    if steps is not None and node.input[0] not in reader.stored:
+        raise refuse(node, "int8 weights on a float input", "an int8 input")
     weights = finite(node, reader.constant(node, 1) if codes is None else codes)
     bias = np.zeros(weights.shape[0], np.float32)
     if len(node.input) > 2 and node.input[2]:
@@ -313,10 +313,6 @@ def _add(reader: Reader, node: onnx.NodeProto) -> None:
     a, b = reader.tensor(node.input[0]), reader.tensor(node.input[1])
     if a.shape != b.shape:
         raise refuse(node, f"{a.shape} + {b.shape}", "equal shapes")
-    if (a.step is None) == (node.input[0] in reader.stored) or (b.step is None) == (node.input[1] in reader.stored):
-        raise refuse(
-            node, "an operand that is stored as int8 but read as float", "int8 operands, or convolutions alone"
-        )
     reader.emit(node, Add([a, b], Tensor(node.output[0], a.shape)), flat=node.input[0] in reader.flat)
 
 
@@ -399,11 +395,9 @@ def _pad(reader: Reader, node: onnx.NodeProto) -> None:
 
 
 def _quantize(reader: Reader, node: onnx.NodeProto) -> None:
-    tensor, step = reader.tensor(node.input[0]), reader.step(node)
-    if tensor.step is not None and tensor.step != step:
-        raise refuse(node, f"a second scale {step} beside {tensor.step}", "one scale per tensor")
-    tensor.step = step
-    _identity(reader, node)
+    tensor = reader.tensor(node.input[0])
+    codes = Tensor(node.output[0], tensor.shape, reader.step(node))
+    reader.emit(node, Quantise([tensor], codes), node.input[0] in reader.flat)
     reader.stored.add(node.output[0])
 
 

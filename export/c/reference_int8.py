@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.c import quantised
-from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pick, Pool
+from export.c.ir import Add, Concat, Dense, Depthwise, Dequantise, Graph, Layer, MaxPool, Pick, Pool, Quantise
 from export.c.reference import windows
 from export.c.reference_more import compute_more
 
@@ -40,12 +40,31 @@ def _weighted(layer: Dense | Depthwise, inputs: list[Array]) -> Array:
     return _to_codes(value, 0 if layer.relu else -128)
 
 
-def _ordered_product(layer: Dense, x: Array) -> Array:
-    total = layer.bias.astype(np.float32)
-    weights = layer.weights.reshape(len(total), -1).astype(np.float32)
-    for column, value in enumerate(x.reshape(-1).astype(np.float32)):
-        total = total + value * weights[:, column]
-    return (np.maximum(total, np.float32(0)) if layer.relu else total).reshape(1, 1, -1)
+def _ordered(layer: Dense | Depthwise, x: Array) -> Array:
+    """Float sums in the order of the weight's memory, every product and sum rounded to float32."""
+    x = x.astype(np.float32)
+    if isinstance(layer, Dense) and layer.picks is not None:
+        x = x[:, :, [c for first, count in layer.picks for c in range(first, first + count)]]
+    weights = layer.weights.reshape(len(layer.weights), -1).astype(np.float32)
+    kernel, pad = (layer.kernel, layer.pad) if isinstance(layer, Dense) else (3, 1)
+    seen = windows(x, kernel, layer.stride, pad)
+    rows, columns, channels = seen.shape[:3]
+    seen = seen.reshape(rows, columns, channels, -1)
+    total: Array = np.broadcast_to(layer.bias.astype(np.float32), (rows, columns, len(weights)))
+    for k in range(weights.shape[1]):
+        channel, place = divmod(k, kernel**2)
+        value = seen[:, :, channel, place, None] if isinstance(layer, Dense) else seen[..., place]
+        total = total + value * weights[:, k]
+    return np.maximum(total, np.float32(0)) if layer.relu else np.asarray(total)
+
+
+def _add(layer: Add, inputs: list[Array]) -> Array:
+    if layer.output.step is None:
+        total = inputs[0] + inputs[1]
+        return np.maximum(total, np.float32(0)) if layer.relu else np.asarray(total)
+    left, right = quantised.add_scales(layer)
+    value = inputs[0].astype(np.float32) * left + inputs[1].astype(np.float32) * right
+    return _to_codes(value, 0 if layer.relu else -128)
 
 
 def compute(layer: Layer, inputs: list[Array]) -> Array:
@@ -57,19 +76,19 @@ def compute(layer: Layer, inputs: list[Array]) -> Array:
     if isinstance(layer, Pool):
         return np.asarray(inputs[0].sum((0, 1), keepdims=True).astype(np.float32) * quantised.pool_scale(layer))
     if isinstance(layer, Add):
-        left, right = quantised.add_scales(layer)
-        value = inputs[0].astype(np.float32) * left + inputs[1].astype(np.float32) * right
-        return _to_codes(value, 0 if layer.relu else -128)
-    if isinstance(layer, Dense) and layer.steps is None:
-        return _ordered_product(layer, inputs[0])
+        return _add(layer, inputs)
+    if isinstance(layer, Quantise):
+        return _to_codes(inputs[0] / np.float32(quantised.step_of(layer.output)), -128)
+    if isinstance(layer, Dequantise):
+        return np.asarray(inputs[0].astype(np.float32) * np.float32(quantised.step_of(layer.inputs[0])))
     if isinstance(layer, (Dense, Depthwise)):
-        return _weighted(layer, inputs)
+        return _ordered(layer, inputs[0]) if layer.steps is None else _weighted(layer, inputs)
     raise TypeError(type(layer).__name__)
 
 
 def run(graph: Graph, face: Array) -> dict[int, Array]:
-    """Every tensor's values, by id, from the face's codes."""
-    values = {id(graph.input): face.astype(np.int64)}
+    """Every tensor's values, by id, from the face's codes (or its real numbers where the first layer is float)."""
+    values = {id(graph.input): face.astype(np.float32 if graph.input.step is None else np.int64)}
     for layer in graph.layers:
         values[id(layer.output)] = compute(layer, [values[id(tensor)] for tensor in layer.inputs])
     return values

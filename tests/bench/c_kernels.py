@@ -25,7 +25,13 @@ from c_kernels import FOLDER, write_harness
 from c_nets import fp32_model, int8_model
 from c_shapes import shapes_of
 
-FLAGS = {"scalar": (), "sse2": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-march=native",)}
+FLAGS = {
+    "scalar": (),
+    "sse2": (),
+    "avx2": ("-mavx2", "-mfma"),
+    "avx2vnni": ("-mavx2", "-mavxvnni"),
+    "avx512": ("-march=native",),
+}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -23,11 +23,12 @@ from c_nets import fp32_model, int8_model
 
 FLAGS = {
     "AVX-512": ("-march=native",),
+    "AVX2 VNNI": ("-mavx2", "-mavxvnni"),
     "AVX2": ("-mavx2", "-mfma"),
     "SSE2": (),
     "C99": ("-DLM_FORCE_SCALAR",),
 }
-"""Build -> the compiler's flags; int8 has no SSE2 kernels, its build without flags is plain C."""
+"""Build -> flags; int8 has no SSE2 kernels (its build without flags is plain C), float32 none for VNNI."""
 
 PROBE = r"""
 #define _POSIX_C_SOURCE 199309L
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as place:
             report = export_c(net, spec, place, precision=precision)  # type: ignore[arg-type]
             for title, flags in FLAGS.items():
-                if precision == "int8" and title == "SSE2":
+                if title == {"int8": "SSE2", "fp32": "AVX2 VNNI"}[precision]:
                     continue
                 found = measure(Path(place), options.level, flags)
                 print(

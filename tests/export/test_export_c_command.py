@@ -29,7 +29,10 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler 
         ("--c --c-precision int8", "--c-precision int8 needs the int8 model"),
         ("--c --c-prefix Face", "C prefix 'Face'"),
         ("--c --c-prefix ''", "C prefix ''"),
-        ("--c --c-isa avx2,mmx", "--c-isa mmx: unknown instruction set; known: avx512, avx2, neon, sse2, scalar"),
+        (
+            "--c --c-isa avx2,mmx",
+            "--c-isa mmx: unknown instruction set; known: avx512, avx2vnni, avx2, neon, sse2, scalar",
+        ),
         ("--c --c-isa ''", "--c-isa : unknown instruction set"),
         ("--c --max-ram 10kB", "--max-ram 10kB: expected bytes"),
         ("--c --max-ram 0", "--max-ram 0: expected bytes"),

@@ -31,6 +31,14 @@
 #define LM_ALONE(value) { volatile float lm_kept = (value); (value) = lm_kept; }
 #endif
 
+/* The same for an array of products. */
+#if defined(__GNUC__)
+#define LM_ALL_ALONE(products) __asm__("" : "+m"(products))
+#else
+#define LM_ALL_ALONE(products) { volatile float lm_kept[LM_VECTOR]; for (int j = 0; j < LM_VECTOR; j++) { lm_kept[j] = (products)[j]; } \
+                             for (int j = 0; j < LM_VECTOR; j++) { (products)[j] = lm_kept[j]; } }
+#endif
+
 /* A run of input channels, four to a group. */
 typedef struct lm_bytes {
     const uint8_t *x;
@@ -56,6 +64,7 @@ typedef struct lm_qgemm_args {
     int vectors;
     int pixels;
     int low;
+    int positive; /* no input code is negative */
 } lm_qgemm_args;
 
 /* One output row of a depthwise 3x3 convolution of codes, padding 1. A row outside the map is NULL. Channels come in blocks of 64;
@@ -73,7 +82,24 @@ typedef struct lm_qdw_args {
     int out_width;
     int blocks;
     int low;
+    int positive;
 } lm_qdw_args;
+
+/* A float layer whose sums run in the order that the specification fixes: bias, then x[at[k]] * w[k] for one k after the other,
+   every product rounded by itself. Weights: [vector][k][16]. */
+typedef struct lm_ordered_args {
+    const float *x;
+    const int32_t *at;
+    int k_total;
+    size_t x_step;
+    const float *w;
+    const float *bias;
+    float *y;
+    size_t y_step;
+    int vectors;
+    int pixels;
+    int relu;
+} lm_ordered_args;
 
 /* Rounds to even and clamps to low..127. Clamping comes first: so no product can be fused into the rounding. */
 static LM_UNUSED int lm_round_code(float value, int low)

@@ -1,12 +1,7 @@
-/* Matrix product of codes for AVX2: |x| times (w with the sign of x) fits 16 bits without saturation, because |w| <= 127. */
+/* Matrix product of codes for AVX2. A pair of products fits 16 bits without saturation: |x| times (w with the sign of x) is at
+   most 128 * 127; where no input is negative, x times w needs no signs. Widening both to 16 bits first is no faster. */
 #include "kernel-s8.h"
 #include <immintrin.h>
-
-#if defined(__GNUC__)
-#define LM_ALONE_256(value) __asm__("" : "+x"(value))
-#else
-#define LM_ALONE_256(value) { volatile __m256 lm_kept = (value); (value) = lm_kept; }
-#endif
 
 #define LM_EACH_1(X) X(0)
 #define LM_EACH_2(X) LM_EACH_1(X) X(1)
@@ -14,58 +9,34 @@
 #define LM_EACH_4(X) LM_EACH_3(X) X(3)
 #define LM_START(i) __m256i s##i##_0 = lm_load_256(bias), s##i##_1 = lm_load_256(bias + 8);
 #define LM_POINT(i) const uint8_t *x##i = base + (size_t)i * a->x_step;
-#define LM_DOT(i)                                                       \
+#define LM_DOT_PLUS(i)                                                  \
     {                                                                   \
-        int32_t four;                                                   \
-        memcpy(&four, x##i + k, sizeof four);                           \
-        const __m256i x = _mm256_set1_epi32(four);                      \
+        const __m256i x = _mm256_set1_epi32(lm_load_4(x##i + k));       \
+        s##i##_0 = lm_dot_plus(s##i##_0, x, w0);                        \
+        s##i##_1 = lm_dot_plus(s##i##_1, x, w1);                        \
+    }
+#define LM_DOT_SIGNED(i)                                                \
+    {                                                                   \
+        const __m256i x = _mm256_set1_epi32(lm_load_4(x##i + k));       \
         s##i##_0 = lm_dot_256(s##i##_0, x, w0);                         \
         s##i##_1 = lm_dot_256(s##i##_1, x, w1);                         \
     }
-#define LM_PUT(i) lm_put_256(a, s##i##_0, s##i##_1, lane, pixel + i);
+#define LM_PUT(i) lm_put_16(a, s##i##_0, s##i##_1, lane, pixel + i);
 
-static LM_TARGET_AVX2 __m256i lm_load_256(const void *p)
+LM_INLINE_256 LM_TARGET_AVX2 __m256i lm_dot_plus(__m256i sum, __m256i x, __m256i w)
 {
-    return _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
 }
 
-static LM_TARGET_AVX2 __m256i lm_dot_256(__m256i sum, __m256i x, __m256i w)
+LM_INLINE_256 LM_TARGET_AVX2 __m256i lm_dot_256(__m256i sum, __m256i x, __m256i w)
 {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return lm_dot_plus(sum, _mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
 }
 
-static LM_TARGET_AVX2 __m256 lm_scaled_256(const lm_qgemm_args *a, __m256i sum, size_t lane, size_t pixel)
-{
-    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(a->scale + lane));
-    if (a->add != NULL) {
-        const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(a->add + pixel * a->add_step + lane));
-        __m256 other = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_set1_ps(a->add_scale));
-        LM_ALONE_256(value);
-        LM_ALONE_256(other);
-        value = _mm256_add_ps(value, other);
-    }
-    return value;
-}
-
-static LM_TARGET_AVX2 void lm_put_256(const lm_qgemm_args *a, __m256i s0, __m256i s1, size_t lane, size_t pixel)
-{
-    const __m256 f0 = lm_scaled_256(a, s0, lane, pixel), f1 = lm_scaled_256(a, s1, lane + 8, pixel);
-    if (a->y_float != NULL) {
-        const __m256 low = _mm256_set1_ps(a->low == 0 ? 0.0f : -INFINITY);
-        _mm256_storeu_ps(a->y_float + pixel * a->y_step + lane, _mm256_max_ps(low, f0));
-        _mm256_storeu_ps(a->y_float + pixel * a->y_step + lane + 8, _mm256_max_ps(low, f1));
-    } else {
-        const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(f0), _mm256_cvtps_epi32(f1));
-        const __m256i order = _mm256_permute4x64_epi64(words, 0xd8);
-        const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1));
-        _mm_storeu_si128((__m128i *)(void *)(a->y + pixel * a->y_step + lane), _mm_max_epi8(codes, _mm_set1_epi8((char)a->low)));
-    }
-}
-
-#define LM_TILE(M)                                                                                                        \
-    static LM_TARGET_AVX2 void lm_qtile_##M(const lm_qgemm_args *a, const int8_t *panel, size_t w_step, size_t lane,      \
-                                            size_t pixel, int count)                                                      \
+/* `count` tiles of M pixels, one behind the other, 16 lanes. */
+#define LM_TILE(M, NAME, DOT)                                                                                             \
+    static LM_TARGET_AVX2 void NAME##_##M(const lm_qgemm_args *a, const int8_t *panel, size_t w_step, size_t lane,        \
+                                          size_t pixel, int count)                                                        \
     {                                                                                                                     \
         const int32_t *bias = a->bias + lane;                                                                             \
         for (int tile = 0; tile < count; tile++) {                                                                        \
@@ -77,7 +48,7 @@ static LM_TARGET_AVX2 void lm_put_256(const lm_qgemm_args *a, __m256i s0, __m256
                 LM_EACH_##M(LM_POINT)                                                                                     \
                 for (size_t k = 0; k < length; k += 4) {                                                                  \
                     const __m256i w0 = lm_load_256(w), w1 = lm_load_256(w + 32);                                          \
-                    LM_EACH_##M(LM_DOT)                                                                                   \
+                    LM_EACH_##M(DOT)                                                                                      \
                     w += w_step;                                                                                          \
                 }                                                                                                         \
             }                                                                                                             \
@@ -86,14 +57,15 @@ static LM_TARGET_AVX2 void lm_put_256(const lm_qgemm_args *a, __m256i s0, __m256
         }                                                                                                                 \
     }
 
-LM_TILE(1) LM_TILE(2) LM_TILE(3) LM_TILE(4)
+LM_TILE(1, lm_qplus, LM_DOT_PLUS) LM_TILE(2, lm_qplus, LM_DOT_PLUS) LM_TILE(3, lm_qplus, LM_DOT_PLUS) LM_TILE(4, lm_qplus, LM_DOT_PLUS)
+LM_TILE(1, lm_qsigned, LM_DOT_SIGNED) LM_TILE(2, lm_qsigned, LM_DOT_SIGNED) LM_TILE(3, lm_qsigned, LM_DOT_SIGNED) LM_TILE(4, lm_qsigned, LM_DOT_SIGNED)
 
 typedef void (*lm_qtile_fn)(const lm_qgemm_args *a, const int8_t *panel, size_t w_step, size_t lane, size_t pixel, int count);
 
-static LM_TARGET_AVX2 void lm_qgemm_avx2(const lm_qgemm_args *a)
+/* Tiles of nearly equal size: no slow remainder. */
+static LM_TARGET_AVX2 void lm_qgemm_tiles(const lm_qgemm_args *a, const lm_qtile_fn *kernels)
 {
-    static const lm_qtile_fn kernels[5] = {NULL, lm_qtile_1, lm_qtile_2, lm_qtile_3, lm_qtile_4};
-    const int tiles = (a->pixels + 3) / 4; /* of nearly equal size: no slow remainder */
+    const int tiles = (a->pixels + 3) / 4;
     const int m = a->pixels / tiles, larger = a->pixels % tiles;
     const int8_t *panel = a->w;
     size_t lane = 0;
@@ -112,4 +84,11 @@ static LM_TARGET_AVX2 void lm_qgemm_avx2(const lm_qgemm_args *a)
         panel += a->groups * (size_t)n * 64;
         left -= n;
     }
+}
+
+static LM_TARGET_AVX2 void lm_qgemm_avx2(const lm_qgemm_args *a)
+{
+    static const lm_qtile_fn plus[5] = {NULL, lm_qplus_1, lm_qplus_2, lm_qplus_3, lm_qplus_4};
+    static const lm_qtile_fn both[5] = {NULL, lm_qsigned_1, lm_qsigned_2, lm_qsigned_3, lm_qsigned_4};
+    lm_qgemm_tiles(a, a->positive ? plus : both);
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from c_shapes import RowShape, Shapes
 
-from export.c.isas import F32, S8, header_text, source_text
+from export.c.isas import ENTRIES_F32, ENTRIES_S8, F32, S8, header_text, source_text, target_words
 
 FOLDER = Path(__file__).parent
 
@@ -50,22 +50,24 @@ def harness(isa: str, shapes: Shapes, int8: bool, break_kernel: tuple[str, str] 
     """The whole program as one C file; `break_kernel` replaces a piece of the tested kernels, to see the test fail."""
     table = S8 if int8 else F32
     chosen = table[isa]
-    text = f"#define _POSIX_C_SOURCE 199309L\n#define LM_TARGET_{isa.upper()}\n"
+    text = "#define _POSIX_C_SOURCE 199309L\n"
+    text += "".join(f"#define LM_TARGET_{word}\n" for word in target_words(isa))
     text += "#define LM_ALIGNED __attribute__((aligned(64)))\n#include <stddef.h>\n#include <stdint.h>\n"
     text += "#include <math.h>\n#include <string.h>\n" + header_text("kernels/kernel.h")
     if int8:
         text += f"#define LM_ZERO {chosen.zero}\n" + header_text("kernels/kernel-s8.h")
-    reference = table["scalar"].kernels if int8 else ()
+    reference = (*table["scalar"].kernels, "ordered-f32-scalar") if int8 else ()
     text += "".join(source_text(f"kernels/{name}.c") for name in reference)
-    tested = "".join(source_text(f"kernels/{name}.c") for name in chosen.kernels if name not in reference)
+    kernels = (*chosen.kernels, f"ordered-f32-{chosen.ordered}") if int8 else chosen.kernels
+    tested = "".join(source_text(f"kernels/{name}.c") for name in kernels if name not in reference)
     if break_kernel is not None:
         assert break_kernel[0] in tested, f"{isa}: {break_kernel[0]!r} is not in the kernels"
         tested = tested.replace(*break_kernel, 1)
     text += tested
-    entries = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product") if int8 else ("gemm", "dw")
-    for entry, suffix in zip(entries, chosen.suffixes, strict=True):
+    for entry, suffix in zip(ENTRIES_S8 if int8 else ENTRIES_F32, chosen.suffixes, strict=True):
         name = entry.replace("_row", "").replace("ordered_", "")
         text += f"#define {name}_tested lm_{entry}_{suffix}\n"
+    text += f"#define ordered_tested lm_ordered_{chosen.ordered}\n" if int8 else ""
     text += REPORT + '#include "kernels.h"\n' + shape_tables(shapes)
     return text + f'#include "kernels_{"s8" if int8 else "f32"}.c"\n#include "kernels_main.c"\n'
 

@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,15 @@ def fp32_model(spec: ModelSpec, seed: int = 0) -> ModelProto:
     return onnx.load_from_string(stream.getvalue())
 
 
-def int8_model(model: ModelProto, seed: int = 0) -> ModelProto:
-    """The model with Q/DQ pairs, ranges from a few random pictures."""
+def convolutions(model: ModelProto) -> list[str]:
+    """Names of the nodes that calibration may leave in float."""
+    return sorted(find_sites(read_graph(model)).quantised)
+
+
+def int8_model(model: ModelProto, seed: int = 0, float_nodes: Collection[str] = ()) -> ModelProto:
+    """The model with Q/DQ pairs, ranges from a few random pictures; some nodes stay float."""
     graph = read_graph(model)
-    sites = find_sites(graph)
+    sites = find_sites(graph, float_nodes)
     generator = torch.Generator().manual_seed(seed)
     batch = torch.rand((4, *graph.input_shape), generator=generator) * 2 - 1
     keep: dict[str, torch.Tensor] = dict.fromkeys(sites.group, torch.zeros(1))

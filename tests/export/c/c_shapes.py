@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from export.c.ir import Add, Dense, Depthwise, Pool
 from export.c.layers import k_runs, layer_of
 from export.c.pack import tail_group
+from export.c.passes import is_int8
 from export.c.plan import Plan, gemm_mode
 
 
@@ -125,7 +126,7 @@ def shapes_of(plans: Iterable[Plan]) -> Shapes:
     pool: dict[RowShape, None] = {}
     add: dict[RowShape, None] = {}
     for plan in plans:
-        int8 = plan.graph.input.step is not None
+        int8 = is_int8(plan.graph)
         for layer in layer_of(plan):
             source = plan.place(layer.inputs[0]) if layer.inputs else None
             target = plan.place(layer.output)

@@ -57,6 +57,9 @@ static void *room(size_t bytes, size_t shift)
     return (char *)memory + shift;
 }
 
+/* Of all int8 results: equal on every machine that stores codes alike (LM_ZERO). */
+static uint32_t digest = 2166136261u;
+
 static double now(void)
 {
     struct timespec t;

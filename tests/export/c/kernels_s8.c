@@ -1,11 +1,13 @@
 /* Int8 kernels alone: compared byte for byte with the plain C of the same kernel, on random numbers and on corners, and timed.
    The including file names the kernels under test: qgemm_tested, qdw_tested, qpool_tested, qinput_tested, qadd_tested,
-   product_tested, and defines the shapes. */
+   product_tested, ordered_tested, and defines the shapes. */
 #include "kernels.h"
 
 #define CANARY 0x5a
 
 enum { NOISE, LARGEST, TIES, CORNERS };
+
+static int no_negative; /* input codes as an activation leaves them */
 
 static uint8_t random_code(int corner)
 {
@@ -13,7 +15,7 @@ static uint8_t random_code(int corner)
     const int code = corner == LARGEST ? -128 + 255 * random_below(2)
                      : corner == CORNERS ? extremes[random_below(4)]
                      : corner == TIES ? random_below(5) - 2 : random_below(256) - 128;
-    return LM_BYTE(code);
+    return LM_BYTE(no_negative && code < 0 ? ~code : code);
 }
 
 static int8_t random_weight(int corner)
@@ -31,6 +33,9 @@ static float random_scale(int corner, int terms)
 static int differs(const char *what, const char *name, const void *found, const void *wanted, size_t bytes)
 {
     if (memcmp(found, wanted, bytes) == 0) {
+        for (size_t i = 0; i < bytes; i++) {
+            digest = (digest ^ ((const uint8_t *)found)[i]) * 16777619u;
+        }
         return 0;
     }
     for (size_t i = 0; i < bytes; i++) {
@@ -44,6 +49,7 @@ static int differs(const char *what, const char *name, const void *found, const 
 
 static int check_qgemm(const gemm_shape *s, int corner, size_t shift)
 {
+    const int positive = no_negative;
     lm_bytes runs[64];
     lm_qgemm_args a, b;
     size_t reach = 0, groups = 0;
@@ -63,9 +69,11 @@ static int check_qgemm(const gemm_shape *s, int corner, size_t shift)
     for (size_t i = 0; i < x_size; i++) {
         x[i] = random_code(corner);
     }
+    no_negative = 0;
     for (size_t i = 0; i < (size_t)s->pixels * (size_t)s->y_step; i++) {
         add[i] = random_code(corner);
     }
+    no_negative = positive;
     for (size_t i = 0; i < groups * lanes * 4; i++) {
         w[i] = random_weight(corner);
     }
@@ -96,6 +104,7 @@ static int check_qgemm(const gemm_shape *s, int corner, size_t shift)
     a.vectors = s->vectors;
     a.pixels = s->pixels;
     a.low = s->relu ? 0 : -128;
+    a.positive = no_negative;
     b = a;
     b.y = s->to_float ? NULL : z;
     b.y_float = s->to_float ? (float *)(void *)z : NULL;
@@ -164,6 +173,7 @@ static int check_qdw(const dw_shape *s, int corner, int missing)
     a.out_width = out;
     a.blocks = blocks;
     a.low = s->relu ? 0 : -128;
+    a.positive = no_negative;
     b = a;
     b.y = z;
     qdw_tested(&a);
@@ -307,6 +317,67 @@ static int check_product(void)
     return bad;
 }
 
+/* Values whose products and sums round differently when they are fused or added in another order. */
+static float uneven_float(void)
+{
+    return random_float() * (float)(1 << random_below(12));
+}
+
+static int check_ordered(void)
+{
+    int32_t at[300];
+    lm_ordered_args a, b;
+    const int vectors = 1 + random_below(4), pixels = 1 + random_below(15), reach = 40 + random_below(400);
+    const size_t lanes = (size_t)vectors * 16, y_step = lanes + 16 * (size_t)random_below(2);
+    const size_t x_size = (size_t)pixels * (size_t)reach, y_size = (size_t)pixels * y_step;
+    float *x = (float *)room(x_size * 4, 0), *bias = (float *)room(lanes * 4, 0);
+    float *y = (float *)room(y_size * 4, 0), *z = (float *)room(y_size * 4, 0);
+    int bad;
+    memset(&a, 0, sizeof a);
+    a.k_total = 1 + random_below(300);
+    float *w = (float *)room((size_t)a.k_total * lanes * 4, 0);
+    for (int k = 0; k < a.k_total; k++) {
+        at[k] = random_below(reach);
+    }
+    for (size_t i = 0; i < x_size; i++) {
+        x[i] = uneven_float();
+    }
+    for (size_t i = 0; i < (size_t)a.k_total * lanes; i++) {
+        w[i] = uneven_float();
+    }
+    for (size_t i = 0; i < lanes; i++) {
+        bias[i] = uneven_float();
+    }
+    memset(y, CANARY, y_size * 4);
+    memset(z, CANARY, y_size * 4);
+    a.x = x;
+    a.at = at;
+    a.x_step = (size_t)reach;
+    a.w = w;
+    a.bias = bias;
+    a.y = y;
+    a.y_step = y_step;
+    a.vectors = vectors;
+    a.pixels = pixels;
+    a.relu = random_below(2);
+    b = a;
+    b.y = z;
+    ordered_tested(&a);
+    lm_ordered_scalar(&b);
+    bad = differs("ordered", "random", y, z, y_size * 4);
+    if (timing) {
+        double seconds;
+        FASTEST(seconds, ordered_tested(&a))
+        report("ordered", "random", (long)a.k_total * pixels * (long)lanes, seconds);
+    }
+    free(x);
+    free(w);
+    free(bias);
+    free(y);
+    free(z);
+    return bad;
+}
+
 /* A product of random extents, runs and gaps. */
 static int random_qgemm(int corner)
 {
@@ -351,12 +422,18 @@ static int check_all(long count)
     for (size_t i = 0; i < sizeof gemm_shapes / sizeof *gemm_shapes; i++) {
         for (int corner = NOISE; corner <= CORNERS; corner++) {
             bad += check_qgemm(&gemm_shapes[i], corner, 0);
+            no_negative = 1;
+            bad += check_qgemm(&gemm_shapes[i], corner, 0);
+            no_negative = 0;
         }
     }
     for (size_t i = 0; i < sizeof dw_shapes / sizeof *dw_shapes; i++) {
         for (int corner = NOISE; corner <= CORNERS; corner++) {
             for (int missing = 0; missing < 4; missing++) {
                 bad += check_qdw(&dw_shapes[i], corner, missing);
+                no_negative = 1;
+                bad += check_qdw(&dw_shapes[i], corner, missing);
+                no_negative = 0;
             }
         }
     }
@@ -366,13 +443,15 @@ static int check_all(long count)
     for (size_t i = 0; i < sizeof add_shapes / sizeof *add_shapes; i++) {
         bad += check_qadd(&add_shapes[i], NOISE) + check_qadd(&add_shapes[i], TIES);
     }
-    bad += check_qinput(112) + check_qinput(224) + check_product();
+    bad += check_qinput(112) + check_qinput(224) + check_product() + check_ordered();
     timing = 0;
     for (long i = 0; i < count && bad == 0; i++) {
         const int corner = random_below(4);
+        no_negative = random_below(2);
         bad += random_qgemm(corner) + random_qdw(corner);
+        no_negative = 0;
         bad += i % 4 == 0 ? random_rows(corner) : 0;
-        bad += i % 16 == 0 ? check_qinput(16 * (1 + random_below(16))) + check_product() : 0;
+        bad += i % 16 == 0 ? check_qinput(16 * (1 + random_below(16))) + check_product() + check_ordered() : 0;
     }
     return bad != 0;
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from export.c.body import ROW_KERNELS
 from export.c.isas import F32, HERE, S8
 from export.c.passes import optimise
 from export.c.plan import Tuning, make_plan
@@ -26,10 +27,13 @@ FLAGS = {
     "scalar": (),
     "sse2": (),
     "avx2": ("-mavx2", "-mfma"),
+    "avx2vnni": ("-mavx2", "-mavxvnni"),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512dq"),
 }
-NEEDS = {"avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512_vnni")}
-CASES = [(isa, False) for isa in ("scalar", "sse2", "avx2", "avx512")] + [(isa, True) for isa in ("avx2", "avx512")]
+NEEDS = {"avx2": ("avx2", "fma"), "avx2vnni": ("avx2", "avx_vnni"), "avx512": ("avx512f", "avx512_vnni")}
+CASES = [(isa, False) for isa in ("scalar", "sse2", "avx2", "avx512")] + [
+    (isa, True) for isa in ("avx2", "avx2vnni", "avx512")
+]
 
 
 @cache
@@ -59,7 +63,13 @@ def test_kernels_equal_their_reference(case: tuple[str, bool], tmp_path: Path) -
     assert result.returncode == 0, result.stdout
 
 
-SPREAD = {("gcc", "-O0"): "scalar", ("clang", "-O1"): "sse2", ("gcc", "-O3"): "avx2", ("clang", "-O3"): "avx512"}
+SPREAD = {
+    ("gcc", "-O0"): "scalar",
+    ("clang", "-O1"): "sse2",
+    ("gcc", "-O3"): "avx2",
+    ("gcc", "-O2"): "avx2vnni",
+    ("clang", "-O3"): "avx512",
+}
 """Every instruction set, compiler and level once; all combinations are exhaustive."""
 EVERY = [
     pytest.param(
@@ -85,7 +95,7 @@ def test_kernels_at_every_level_of_optimisation(case: tuple[str, bool], cc: str,
 
 @pytest.mark.exhaustive
 def test_a_million_random_int8_tensors(tmp_path: Path) -> None:
-    for isa in ("avx2", "avx512"):
+    for isa in ("avx2", "avx2vnni", "avx512"):
         folder = tmp_path / isa
         folder.mkdir()
         result = run_program(kernels(folder, isa, True, "-O3"), "500000")
@@ -105,6 +115,25 @@ MUTANTS = [
     ("avx512", True, "LM_SUM_PRODUCTS(middle##q, pad, w0##q)", ""),
     ("avx512", True, "start + 256", "start + 600"),
     ("avx2", True, "_mm256_sign_epi8(w, x)", "w"),
+    ("avx2", True, "a->positive ? plus : both", "plus"),
+    ("avx2", True, "lm_qdw_plus : lm_qdw_signed", "lm_qdw_signed : lm_qdw_plus"),
+    ("avx2", True, "LM_DW_PUT(middle, a->in_width - 1)", "LM_DW_PUT(left, a->in_width - 1)"),
+    ("avx2", True, "start + 256", "start + 600"),
+    ("avx2", True, "_mm256_permute4x64_epi64(words, 0xd8)", "words"),
+    ("avx2vnni", True, "LM_SUM_PRODUCTS(middle##q, pad, LM_DW_W(q, 0))", ""),
+    ("avx2vnni", True, "LM_FLIP_128(raised)", "raised"),
+    ("avx2vnni", True, "128 * pixels", "127 * pixels"),
+    ("avx2vnni", True, "a->add + pixel * a->add_step", "a->add"),
+    ("avx2", True, "w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8)", "w0 = _mm256_loadu_ps(w), w1 = w0"),
+    ("avx2", True, "LM_QUAD(LM_ORDERED_PUT)", "LM_ORDERED_PUT(0) LM_ORDERED_PUT(1) LM_ORDERED_PUT(2)"),
+    ("avx512", True, "pixel + (i < count ? i : 0)", "pixel"),
+    (
+        "avx512",
+        True,
+        "s##i = _mm512_add_ps(s##i, product)",
+        "s##i = _mm512_fmadd_ps(_mm512_set1_ps(x##i[a->at[k]]), weight, s##i)",
+    ),
+    ("avx2vnni", True, "_mm256_srli_epi32(sum, 16)", "_mm256_srai_epi32(sum, 17)"),
 ]
 
 
@@ -118,8 +147,8 @@ def test_a_broken_kernel_is_noticed(mutant: tuple[str, bool, str, str], tmp_path
 
 def test_every_kernel_belongs_to_an_instruction_set() -> None:
     used = {name for table in (F32, S8) for isa in table.values() for name in isa.kernels}
-    rows = {"add-f32", "input-f32", "patch-f32", "pool-f32", "qpatch-s8", "qtable-s8"}
-    rows |= {"ramp-f32", "gate-f32", "exp-f32", "sigmoid-f32", "scale-f32", "maxpool-f32", "pick-f32"}
+    rows = {"ramp-f32", "gate-f32", "exp-f32", "sigmoid-f32", "scale-f32", "maxpool-f32", "pick-f32"}
     rows |= {"nearest-f32", "bilinear-f32", "mass-f32", "qmaxpool-s8", "qpick-s8"}
     rows |= {"dwk-f32-scalar", "dwk-f32-block", "vector-f32-avx512"}
-    assert {path.stem for path in (HERE / "kernels").glob("*.c")} == used | rows
+    rows |= {f"ordered-f32-{isa.ordered}" for isa in S8.values()}
+    assert {path.stem for path in (HERE / "kernels").glob("*.c")} == used | rows | set(ROW_KERNELS.values())

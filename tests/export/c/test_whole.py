@@ -33,10 +33,11 @@ BUILDS = {
     "scalar": ("-O1", "-DLM_FORCE_SCALAR"),
     "sse2": ("-O1",),
     "avx2": ("-O1", "-mavx2", "-mfma"),
+    "avx2vnni": ("-O1", "-mavx2", "-mavxvnni"),
     "avx512": ("-O1", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512dq"),
     "contracted": ("-O2", "-march=native", "-ffp-contract=fast"),
 }
-NEEDS = {"avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512_vnni")}
+NEEDS = {"avx2": ("avx2", "fma"), "avx2vnni": ("avx2", "avx_vnni"), "avx512": ("avx512f", "avx512_vnni")}
 
 
 def reference(model: ModelProto, crops: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
@@ -124,12 +125,13 @@ SPREAD = [
     (("ghostnet", 0.25), "avx2", ("clang", "-O2")),
     (("ghostnet-slim", 0.25), "scalar", ("gcc", "-O0")),
     (("pfld", 0.25), "avx512", ("clang", "-O3")),
+    (("ghostnet", 0.25), "avx2vnni", ("clang", "-O1")),
     (("ghostone", 1.0), "avx512", ("gcc", "-O2")),
 ]
 """Every net, instruction set, compiler and level once; all combinations are exhaustive."""
 EVERY = [
     pytest.param(*one, marks=() if one in SPREAD else pytest.mark.exhaustive, id=f"{one[0]}-{one[1]}-{''.join(one[2])}")
-    for one in itertools.product(ZOO, ("scalar", "avx2", "avx512"), LEVELS)
+    for one in itertools.product(ZOO, ("scalar", "avx2", "avx2vnni", "avx512"), LEVELS)
 ]
 
 
