@@ -9,8 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from onnx import numpy_helper
+
 from export.formats.child import ALONE, ChildError, child_environment, run_script
 from export.formats.homes import Environment, environments
+from export.onnx_file import parse_onnx, to_bytes
 from export.tidy import refuse_host_traces
 from runtime.backends.formats import FORMATS, STEM, Format, Precision
 from runtime.errors import CheckFailedError, InputError, MissingBackendError
@@ -31,7 +35,7 @@ class Converter:
 
 
 CONVERTERS: dict[str, Converter] = {
-    "mnn": Converter({"fp32": "fp32", "fp16": "fp32"}, ("mnn",)),
+    "mnn": Converter({"fp32": "fp32", "fp16": "fp32"}, ("mnn",), recipe=2),
     "ncnn": Converter({"fp32": "fp32", "fp16": "fp32"}, ("pnnx",)),
     "tflite": Converter(
         {"fp32": "fused", "fp16": "fused"}, ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"), 900.0
@@ -100,7 +104,7 @@ def convert(form: Format, home: Home, precision: Precision, model: bytes, size: 
     given = ".ckpt" if CONVERTERS[form.name].parent[precision] == "fused" else ".onnx"
     with tempfile.TemporaryDirectory(prefix="toolkit-") as folder:
         source, out = Path(folder) / f"model{given}", Path(folder) / f"{STEM}{form.suffix}"
-        source.write_bytes(model)
+        source.write_bytes(_rounded(model) if (form.name, precision) == ("mnn", "fp16") else model)
         arguments = [form.name, str(source), str(out), precision, str(size)]
         limit = CONVERTERS[form.name].seconds
         try:
@@ -122,6 +126,19 @@ def convert(form: Format, home: Home, precision: Precision, model: bytes, size: 
         if suffix != ".bin":  # weights alone: any pattern in them is chance
             refuse_host_traces(data, f"{form.name}/{STEM}{suffix}")
     return files
+
+
+def _rounded(model: bytes) -> bytes:
+    """The float32 ONNX with every constant on a float16 value: MNN cuts digits off, and now there are none to cut."""
+    graph = parse_onnx(model, "model.onnx")
+    for tensor in graph.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                half = values.astype(np.float16).astype(np.float32)
+            near = np.where(np.isfinite(half), half, values)
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(near, dtype=np.float32), tensor.name))
+    return to_bytes(graph)
 
 
 def _own_uuid(data: bytes, origin: str) -> bytes:

@@ -23,9 +23,9 @@ from runtime.spec import ModelSpec
 
 SHIFT_LIMIT_PX = 0.01
 """Largest distance of a float32 landmark from ONNX Runtime's, in pixels of the crop: far below what anybody can see."""
-HALF_SHIFT_LIMIT = 0.2
-"""Mean shift of a float16 file, % of the normaliser. Twice that of our own float16 model, because these converters
-round the head too, and twice again, because MNN cuts digits off instead of rounding them."""
+HALF_SHIFT_LIMIT = 0.1
+"""Mean shift of a float16 file, % of the normaliser. Twice that of our own float16 model: these converters round the
+head too, which about doubles the shift."""
 HALF_LIMIT_PX = 0.5
 INT8_SHIFT_LIMIT = 1.0
 """Mean shift of int8 from the exact integers, % of the normaliser. Engines that add in float round ties another way:

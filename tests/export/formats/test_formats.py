@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.artefact import open_artefact
 from export.chain import verify_bundle
@@ -311,6 +311,22 @@ def test_mnn_files_get_an_identity_of_their_own() -> None:
     for wrong in (b"none", first + first):
         with pytest.raises(InputError, match="expected one identity"):
             convert._own_uuid(wrong, "origin")
+
+
+def test_mnn_is_given_weights_that_float16_holds() -> None:
+    values = np.float32([1.0009, -0.3333, 1e-6, 65519.0, 65521.0, 1e-30])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input", "w"], ["landmarks"])],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [6])],
+        [helper.make_tensor_value_info("landmarks", TensorProto.FLOAT, [6])],
+        [numpy_helper.from_array(values, "w"), numpy_helper.from_array(np.int64([3]), "n")],
+    )
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    found = {t.name: numpy_helper.to_array(t) for t in parse_onnx(convert._rounded(given), "m").graph.initializer}
+    wanted = [np.float32(np.float16(v)) for v in values[:4]]
+    assert found["w"].tolist() == [*wanted, np.float32(65521.0), 0.0] and found["n"].tolist() == [3]
+    assert wanted[0] > values[0] - 0.0005 and found["w"][3] == 65504.0
 
 
 def test_traces_of_the_machine_are_refused(fake: Environment, tmp_path: Path) -> None:
