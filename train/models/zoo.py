@@ -79,7 +79,7 @@ class ZooEntry:
     build: Builder
     multi_branch: bool = False
     family: bool = True
-    """One of the PFLD family, which imports, int8 and C know; the others train, fuse and export ONNX and float16."""
+    """One of the PFLD family, which can be imported; the others are trained, fused and exported."""
     heatmaps: bool = False
     """Whether its landmarks are read from heatmaps, which a loss may look at."""
 
