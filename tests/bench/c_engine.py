@@ -36,13 +36,14 @@ def generated(
 ) -> Predict:
     """The compiled C, called through ctypes."""
     precision = "int8" if is_int8(read(model)) else "fp32"
-    export_c(model, spec, folder, precision=precision)  # type: ignore[arg-type]
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        sys.exit("no C compiler here: nothing to measure")
     library = folder / "net.so"
-    command = [compiler, "-O3", *flags, "-fPIC", "-shared", "-o", str(library), str(folder / "landmarks.c")]
-    subprocess.run(command, check=True)
+    if not library.exists():
+        export_c(model, spec, folder, precision=precision)  # type: ignore[arg-type]
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            sys.exit("no C compiler here: nothing to measure")
+        command = [compiler, "-O3", *flags, "-fPIC", "-shared", "-o", str(library), str(folder / "landmarks.c")]
+        subprocess.run(command, check=True)
     net = ctypes.CDLL(str(library))
     net.lm_arena_bytes.restype = ctypes.c_size_t
     size = net.lm_arena_bytes()
@@ -122,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--architecture", default="ghostone")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--input-size", type=int, default=112)
+    parser.add_argument("--build", type=Path, help="keep the compiled C here, and take what an earlier call left there")
     options = parser.parse_args(argv)
     if options.model is None:
         spec = ModelSpec(options.architecture, options.width, input_size=options.input_size)
@@ -136,8 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     batch = network_input(face[None], spec)
     contenders: dict[str, Predict] = {}
     with pinned(), tempfile.TemporaryDirectory() as place:
+        home = options.build or Path(place)
         for title, flags in FLAGS.items():
-            contenders[f"C{title}"] = generated(model, spec, Path(place) / f"c{title.strip()}", flags, face)
+            contenders[f"C{title}"] = generated(model, spec, home / f"c{title.strip()}", flags, face)
         for name, engine in ENGINES.items():
             try:
                 contenders[name] = engine(model, batch)
