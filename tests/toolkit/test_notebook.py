@@ -45,6 +45,7 @@ def test_settings_are_those_that_the_test_makes_small() -> None:
     assert set(TINY) < set(names) and names["DATA"].startswith("synth:")
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
