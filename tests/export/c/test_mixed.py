@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from export.c import quantised, reference, reference_int8
 from export.c.ir import Add, Concat, Dense, Depthwise, Dequantise, Graph, Layer, Pool, Quantise, Shape, Tensor
 from export.c.passes import optimise
 from export.c.read import read
+from export.links_c import CRequest, generate, int8_truth, measure
 from export.oracle import Oracle
 from runtime.errors import InputError
 from runtime.geometry import network_input
@@ -21,6 +23,7 @@ from runtime.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import golden
 from c_nets import Net, built, compile_c, convolutions, cpu_has, exported, faces, fp32_model, int8_model, spec_of
 
 NETS = {
@@ -133,6 +136,21 @@ def test_the_selftest_names_a_float_layer_inside(tmp_path: Path) -> None:
     (tmp_path / "landmarks.c").write_text(changed)
     library = compile_c([tmp_path / "landmarks.c"], tmp_path / "broken.so", "-O1", "-fPIC", "-shared")
     assert Net(library, spec).selftest() == (8, layer)
+
+
+def test_the_chain_link_compares_every_bit_of_a_mixed_network() -> None:
+    spec, plain_model = golden.SPEC, golden.fp32_model()
+    model = int8_model(plain_model, float_nodes=convolutions(plain_model)[2:5])
+    crops, request = faces(3, spec.input_size), CRequest(("int8",), isas=("scalar",))
+    truth = int8_truth(model, spec, Oracle(model).run(network_input(crops, spec)).output)
+    measured = measure(generate(model, spec, "int8", request), spec, request, crops, truth)
+    if not measured.checks:
+        pytest.skip("no C compiler on this machine")
+    values = {check.name: check.value for check in measured.checks}
+    assert values["outputs"] == values["self-test"] == values["warnings"] == 0
+    wrong = replace(truth, wanted=np.nextafter(truth.wanted, np.float32(9)))
+    measured = measure(generate(model, spec, "int8", request), spec, request, crops, wrong)
+    assert next(check.value for check in measured.checks if check.name == "outputs") == truth.wanted.size
 
 
 STEP = np.float32(0.25)
