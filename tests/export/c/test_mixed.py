@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from dataclasses import replace
 from functools import cache
@@ -13,10 +14,13 @@ from onnx import ModelProto
 
 from export.c import quantised, reference, reference_int8
 from export.c.ir import Add, Concat, Dense, Depthwise, Dequantise, Graph, Layer, Pool, Quantise, Shape, Tensor
+from export.c.isas import header_text, source_text
+from export.c.layout import Pixel
+from export.c.pack import pack_depthwise
 from export.c.passes import optimise
 from export.c.read import read
 from export.links_c import CRequest, generate, int8_truth, measure
-from export.oracle import Oracle
+from export.oracle import Oracle, Real, Stored, quantise, real
 from runtime.errors import InputError
 from runtime.geometry import network_input
 from runtime.spec import ModelSpec
@@ -151,6 +155,75 @@ def test_the_chain_link_compares_every_bit_of_a_mixed_network() -> None:
     wrong = replace(truth, wanted=np.nextafter(truth.wanted, np.float32(9)))
     measured = measure(generate(model, spec, "int8", request), spec, request, crops, wrong)
     assert next(check.value for check in measured.checks if check.name == "outputs") == truth.wanted.size
+
+
+CROSSING = """#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <string.h>
+{kernels}
+void quantise(const float *x, int count, float step, uint8_t *y) {{ lm_quantise_row(x, 0, 1, count, step, y, 0); }}
+void dequantise(const uint8_t *x, int count, float step, float *y) {{ lm_dequantise_row(x, 0, 1, count, step, y, 0); }}
+"""
+
+
+DEPTHWISE = """#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <string.h>
+{kernels}
+void row(const float *x, int width, int stride, const float *w, const float *bias, float *y)
+{{
+    const float *rows[3] = {{NULL, x, x + 32 * width}};
+    lm_dw_ordered_row(rows, 32, width, stride, w, bias, y, 32, (width + stride - 1) / stride, 2, 0);
+}}
+"""
+
+
+@pytest.mark.parametrize("level", ["-O1", "-O3"])
+def test_depthwise_sums_are_neither_fused_nor_reordered(level: str, tmp_path: Path) -> None:
+    headers = "#define LM_ZERO 0\n" + "".join(header_text(f"kernels/{name}.h") for name in ("kernel", "kernel-s8"))
+    source = tmp_path / "depthwise.c"
+    source.write_text(DEPTHWISE.format(kernels=headers + source_text("kernels/dwordered3x3-f32.c")))
+    fma = ("-mavx2", "-mfma") if cpu_has("avx2", "fma") else ()
+    flags = (level, "-ffp-contract=fast", *fma, "-fPIC", "-shared")
+    library = ctypes.CDLL(str(compile_c([source], tmp_path / "depthwise.so", *flags)))
+    draw = np.random.default_rng(1)
+    for width, stride in ((7, 1), (8, 2), (1, 1), (13, 2)):
+        x, weights = draw.normal(size=(2, width, 32)), draw.normal(size=(32, 3, 3))
+        shapes = Shape(1, -(-width // stride), 32), Shape(2, width, 32)
+        layer = Depthwise([Tensor("x", shapes[1])], Tensor("y", shapes[0]), weights=weights.astype(np.float32))
+        layer.bias, layer.stride = draw.normal(size=32).astype(np.float32), stride
+        packed, bias = pack_depthwise(layer, Pixel((32,)))
+        x, y = np.ascontiguousarray(x, np.float32), np.zeros((shapes[0].width, 32), np.float32)
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (x, packed, bias, y)]
+        library.row(pointers[0], width, stride, *pointers[1:])
+        assert y.tobytes() == reference_int8.compute(layer, [x])[0].tobytes()
+
+
+@pytest.mark.parametrize("zero", [0, 128])
+def test_rounding_on_the_edge_between_two_codes_is_the_oracles(zero: int, tmp_path: Path) -> None:
+    """A product with the reciprocal of the step would round some of these the other way."""
+    headers = "".join(header_text(f"kernels/{name}.h") for name in ("kernel", "kernel-s8"))
+    kernels = "".join(source_text(f"kernels/{name}.c") for name in ("quantise-s8", "dequantise-s8"))
+    source = tmp_path / "crossing.c"
+    source.write_text(CROSSING.format(kernels=f"#define LM_ZERO {zero}\n{headers}{kernels}"))
+    flags = ("-O2", "-ffp-contract=fast", "-fPIC", "-shared")
+    library = ctypes.CDLL(str(compile_c([source], tmp_path / "crossing.so", *flags)))
+    draw = np.random.default_rng(5)
+    edges = np.arange(-140, 140) + np.float32(0.5)
+    for step in (10.0 ** draw.uniform(-4, 1, 200)).astype(np.float32):
+        middle = (edges * np.float64(step)).astype(np.float32)
+        x = np.concatenate([middle, *(np.nextafter(middle, np.float32(end)) for end in (-np.inf, np.inf))])
+        x = np.append(x, np.float32([np.inf, -np.inf, 3e38, 0, -0.0]))
+        y, back = np.zeros(x.size, np.uint8), np.zeros(x.size, np.float32)
+        size, scale = ctypes.c_int(x.size), ctypes.c_float(step)
+        library.quantise(ctypes.c_void_p(x.ctypes.data), size, scale, ctypes.c_void_p(y.ctypes.data))
+        with np.errstate(over="ignore"):
+            wanted = quantise(Real(x), step)
+        assert ((y.astype(int) - zero).astype(np.int8) == wanted).all()
+        library.dequantise(ctypes.c_void_p(y.ctypes.data), size, scale, ctypes.c_void_p(back.ctypes.data))
+        assert back.tobytes() == real(Stored(wanted, step)).tobytes()
 
 
 STEP = np.float32(0.25)
