@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import golden
 from c_nets import Net, built, compile_c, convolutions, cpu_has, exported, faces, fp32_model, int8_model, spec_of
+from zoo_nets import OTHERS, zoo_model
 
 NETS = {
     "ghostone": spec_of("ghostone", 0.25, 64, 68),
@@ -85,6 +86,19 @@ def test_any_layers_may_stay_float(name: str, seed: int) -> None:
     face = faces(1, spec.input_size, seed)[0]
     wanted = Oracle(model).run(network_input(face[None], spec)).output.reshape(-1).astype(np.float32)
     assert values_of(graph, face, spec).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", OTHERS[2:5], ids=lambda c: c[0])
+def test_layers_of_the_comparison_networks_may_stay_float(case: tuple[str, float, int, int]) -> None:
+    spec = spec_of(*case)
+    model = zoo_model(spec)
+    names, face = convolutions(model), faces(1, spec.input_size)[0]
+    for count in range(1, 7):
+        chosen = np.random.default_rng(count).choice(names, count, replace=False)
+        mixed = int8_model(model, float_nodes=[str(n) for n in chosen])
+        wanted = Oracle(mixed).run(network_input(face[None], spec)).output.reshape(-1).astype(np.float32)
+        assert values_of(optimise(read(mixed)), face, spec).tobytes() == wanted.tobytes(), list(chosen)
 
 
 @pytest.mark.exhaustive
