@@ -93,7 +93,7 @@ class Teachers:
         with machine.mixed():
             output = teacher.net(to_input(images, teacher.spec, str(device), machine.channels_last))
         seen = output.float().view(len(images), -1, 2)
-        pixel = torch.from_numpy(batch.pixels).to(device).view(-1, 1, 1)
+        pixel = torch.from_numpy(batch.pixels).to(device).view(-1, 1, 2)
         ratio = teacher.view.ratio
         if teacher.spec.coordinates == "corner":
             seen = seen + 0.5 * pixel / ratio

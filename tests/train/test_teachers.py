@@ -76,7 +76,7 @@ def batch(students: int, *views: int, weights: Tensor | None = None, pixel: floa
         np.zeros((2, 6), np.float32),
         np.zeros((2, 3), np.float32),
         np.arange(2),
-        np.full(2, pixel, np.float32),
+        np.full((2, 2), pixel, np.float32),
         tuple(np.zeros((2, size, size, 3), np.uint8) for size in views),
     )
 

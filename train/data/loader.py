@@ -49,7 +49,7 @@ class Batch:
     indices: NDArray[np.int64]
     """(B,) which faces of the sources, counted through all of them."""
     pixels: NDArray[np.float32]
-    """(B,) a pixel of the photo, as a fraction of the crop's side."""
+    """(B, 2) where one pixel to the right and down in the photo leads, in sides of the crop."""
     views: tuple[NDArray[np.uint8], ...] = ()
     """The same faces for other networks, (B, T, T, 3) BGR each, in the order of the loader's `views`."""
 
@@ -236,7 +236,7 @@ class BatchLoader:
             tables.attributes[faces],
             move_angles(tables.angles[faces], moves),
             faces.copy(),
-            (tables.densities[faces] * moves.scales / size).astype(np.float32),
+            (moves.matrices[:, :, :2].sum(2) * tables.densities[faces, None] / size).astype(np.float32),
             tuple(self._seen(view, images, faces, moves, draws) for view in self.views),
         )
 

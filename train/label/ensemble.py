@@ -109,8 +109,7 @@ class Ensemble:
             if output.shape != (len(crops), 2 * spec.points) or not np.isfinite(output).all():
                 raise InputError(f"{member.name}: gives {output.shape} or NaN, expected {spec.points} finite points")
             for row, (at, matrix) in enumerate(zip(part, matrices, strict=True)):
-                density = float(np.hypot(matrix[0, 0], matrix[0, 1]))
-                points[at] = to_photo(output[row].reshape(-1, 2), matrix, variation.flip, density, spec)
+                points[at] = to_photo(output[row].reshape(-1, 2), matrix, variation.flip, spec)
         return points
 
 

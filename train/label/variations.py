@@ -65,13 +65,10 @@ def variations_named(name: str) -> tuple[Variation, ...]:
         raise UsageError(f"unknown variations {name!r}; known: {', '.join(VARIATIONS)}") from None
 
 
-def to_photo(
-    output: NDArray[np.floating], matrix: Matrix, flip: bool, density: float, spec: ModelSpec
-) -> NDArray[np.float64]:
-    """Outputs (N, 2) in [0, 1] of a varied crop -> photo points; `density` is crop pixels per photo pixel."""
+def to_photo(output: NDArray[np.floating], matrix: Matrix, flip: bool, spec: ModelSpec) -> NDArray[np.float64]:
+    """Outputs (N, 2) in [0, 1] of a varied crop -> photo points."""
     pixels = np.asarray(output, dtype=np.float64) * spec.input_size - 0.5
-    if spec.coordinates == "corner":  # such a model puts every point half a photo pixel up and left
-        pixels = pixels + 0.5 * density
     if flip:
         pixels = pixels[list(spec.flip_permutation)]
-    return transform(invert(matrix), pixels)
+    # Half a pixel of the photo, whichever way the crop was turned or mirrored, as in `runtime.geometry`.
+    return transform(invert(matrix), pixels) + (0.5 if spec.coordinates == "corner" else 0.0)

@@ -44,11 +44,9 @@ class Knower:
         system = np.stack([x[rows, columns], y[rows, columns], np.ones(len(rows))], 1)
         matrix = np.linalg.lstsq(system, np.stack([columns, rows], 1).astype(np.float64), rcond=None)[0].T
         mirrored = np.linalg.det(matrix[:, :2]) < 0
-        truth = self.truth + self.error
+        truth = self.truth + self.error - (0.5 if self.spec.coordinates == "corner" else 0.0)
         truth = truth[list(self.spec.flip_permutation)] if mirrored else truth
         pixels = truth @ matrix[:, :2].T + matrix[:, 2]
-        if self.spec.coordinates == "corner":
-            pixels -= 0.5 * np.sqrt(abs(np.linalg.det(matrix[:, :2])))
         return ((pixels + 0.5) / size).reshape(-1)
 
 
