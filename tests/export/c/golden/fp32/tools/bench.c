@@ -42,7 +42,7 @@ static int by_size(const void *a, const void *b)
 
 #define BUFFER ((size_t)32 << 20)
 
-static unsigned char buffer[BUFFER + 64];
+static unsigned char buffer[BUFFER + LM_ARENA_ALIGN];
 
 /* Nanoseconds that reading the clock twice takes; part of every measured call. */
 static double clock_cost(void)
@@ -72,7 +72,7 @@ static double read_rate(size_t bytes)
         size_t done = 0;
         const uint64_t start = nanoseconds();
         do {
-            peak_read(buffer, bytes);
+            peak_read((const unsigned char *)lm_align(buffer), bytes);
             done += bytes;
         } while (done < (size_t)1 << 20);
         const double rate = (double)done / (double)(nanoseconds() - start);
