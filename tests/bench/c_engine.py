@@ -161,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
         samples = per_call(interleave(batches, 3 if options.quick else 40))
     rows = {}
     print(
-        f"{'engine':16} {'min us':>9} {'p50 us':>9} {'p95 us':>9} {'/ C (min)':>10} {'/ C (p50)':>10} {'/ C AVX2 (p50)':>15}"
+        f"{'engine':16} {'min us':>9} {'p50 us':>9} {'p95 us':>9} "
+        f"{'/ C (min)':>10} {'/ C (p50)':>10} {'/ C AVX2 (p50)':>15}"
     )
     fastest = min(samples.seconds["C"])
     for name, seconds in samples.seconds.items():
