@@ -10,6 +10,15 @@
 #define LM_VECTOR 16
 #endif
 
+/* One copy of a function for all its callers, where a compiler would make one for each: code size. */
+#if defined(__clang__)
+#define LM_ALONE __attribute__((noinline))
+#elif defined(__GNUC__)
+#define LM_ALONE __attribute__((noinline, noclone))
+#else
+#define LM_ALONE
+#endif
+
 /* A run of input channels; the same run of the next pixel lies x_step further on. */
 typedef struct lm_span {
     const float *x;

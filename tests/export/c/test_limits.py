@@ -53,3 +53,15 @@ def test_compile_time_and_code_size(int8: bool, models: dict[bool, ModelProto], 
     print(f"seconds of CPU time {seconds}, bytes of code {sizes}")
     assert max(seconds.values()) < COMPILE_SECONDS, seconds
     assert max(sizes.values()) < CODE_BYTES, sizes
+
+
+@pytest.mark.slow
+def test_code_size_of_the_network_with_most_layers(tmp_path: Path) -> None:
+    if not cpu_has("sse2"):
+        pytest.skip("the limits are for x86-64")
+    if shutil.which("size") is None:
+        pytest.skip("no size (binutils) on this machine")
+    spec = spec_of("ghostnet", 1.0, 112, 98)
+    exported(fp32_model(spec), spec, tmp_path, False)
+    built = compile_c([tmp_path / "landmarks.c"], tmp_path / "net.o", "-O3", "-c", *ISA_FLAGS["avx512"])
+    assert code_bytes(built) < CODE_BYTES

@@ -107,7 +107,9 @@ def check_pick(lib: ctypes.CDLL) -> None:
 
 def check_resize(lib: ctypes.CDLL) -> None:
     for height, width, factor in ((4, 3, 2), (3, 5, 4), (1, 1, 8), (2, 4, 3)):
-        x = draw(height, width, 16)
+        room = np.full((height + 1, width, 16), np.nan, np.float32)  # what lies behind the map must not be read
+        x = room[:height]
+        x[:] = draw(height, width, 16)
         near_map, linear = (reference_more.resize(x.astype(np.float64), factor, b) for b in (False, True))
         for row in range(height * factor):
             y = np.zeros((width * factor, 16), np.float32)
