@@ -114,7 +114,7 @@ static LM_TARGET_AVX512 double lm_load_pair(const float *p)
 }
 
 /* Neighbours that belong to one output are added up. Apart from the tiles, which would all repeat it. */
-LM_ALONE static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
+LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
 {
     const __mmask16 mask = (__mmask16)((1u << 16 / a->tail) - 1);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

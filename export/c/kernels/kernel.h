@@ -12,11 +12,11 @@
 
 /* One copy of a function for all its callers, where a compiler would make one for each: code size. */
 #if defined(__clang__)
-#define LM_ALONE __attribute__((noinline))
+#define LM_ONE_COPY __attribute__((noinline))
 #elif defined(__GNUC__)
-#define LM_ALONE __attribute__((noinline, noclone))
+#define LM_ONE_COPY __attribute__((noinline, noclone))
 #else
-#define LM_ALONE
+#define LM_ONE_COPY
 #endif
 
 /* A run of input channels; the same run of the next pixel lies x_step further on. */

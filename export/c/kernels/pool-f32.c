@@ -1,7 +1,7 @@
 #include "kernel.h"
 
 /* Adds a row to the running sums; the last row turns them into means. */
-LM_ALONE static void lm_pool_row(const float *x, size_t x_step, int pixels, int lanes, float *y, int first, int last, float scale)
+LM_ONE_COPY static void lm_pool_row(const float *x, size_t x_step, int pixels, int lanes, float *y, int first, int last, float scale)
 {
     for (int v = 0; v < lanes; v += LM_VECTOR) {
         float sum[LM_VECTOR];

@@ -34,11 +34,11 @@
 
 /* One copy of a function for all its callers, where a compiler would make one for each: code size. */
 #if defined(__clang__)
-#define LM_ALONE __attribute__((noinline))
+#define LM_ONE_COPY __attribute__((noinline))
 #elif defined(__GNUC__)
-#define LM_ALONE __attribute__((noinline, noclone))
+#define LM_ONE_COPY __attribute__((noinline, noclone))
 #else
-#define LM_ALONE
+#define LM_ONE_COPY
 #endif
 
 /* A run of input channels; the same run of the next pixel lies x_step further on. */
@@ -2471,7 +2471,7 @@ static void lm_input_row(const uint8_t *x, int width, const float *scale, const 
 }
 
 /* Adds a row to the running sums; the last row turns them into means. */
-LM_ALONE static void lm_pool_row(const float *x, size_t x_step, int pixels, int lanes, float *y, int first, int last, float scale)
+LM_ONE_COPY static void lm_pool_row(const float *x, size_t x_step, int pixels, int lanes, float *y, int first, int last, float scale)
 {
     for (int v = 0; v < lanes; v += LM_VECTOR) {
         float sum[LM_VECTOR];
