@@ -15,6 +15,7 @@ from tiny import BATCHES, Teller, tiny
 from runtime.spec import ModelSpec
 from train import loop
 from train.checkpoint import load_checkpoint
+from train.form import PlainForm
 from train.loop import train
 from train.machine import Machine
 from train.models.kernels import library
@@ -50,9 +51,9 @@ def test_resume_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_missing_kernels_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, spec = Machine(torch.device("cpu"), None, True), ModelSpec("ghostone", branches=1)
-    assert not loop.slow_blocks(spec, machine)
+    machine, form = Machine(torch.device("cpu"), None, True), PlainForm(ModelSpec("ghostone", branches=1))
+    assert not loop.slow_blocks(form, machine)
     monkeypatch.setattr(loop, "library", lambda: None)
-    assert "no C compiler" in loop.slow_blocks(spec, machine)[0]
-    assert not loop.slow_blocks(ModelSpec("ghostone", branches=4), machine)
-    assert not loop.slow_blocks(ModelSpec("pfld", branches=1), machine)
+    assert "no C compiler" in loop.slow_blocks(form, machine)[0]
+    assert not loop.slow_blocks(PlainForm(ModelSpec("ghostone", branches=4)), machine)
+    assert not loop.slow_blocks(PlainForm(ModelSpec("pfld", branches=1)), machine)

@@ -339,7 +339,7 @@ def broken_loss(monkeypatch: pytest.MonkeyPatch, at: int, happen) -> None:
             value = inner(*arguments)
             return happen(value) if calls[0] >= at else value
 
-        loss.pose = inner.pose
+        loss.pose, loss.heatmaps = inner.pose, inner.heatmaps
         return loss
 
     monkeypatch.setattr(loop, "make_objective", make)
