@@ -32,16 +32,16 @@ class Team:
         """The one that writes files and talks."""
         return self.rank == 0
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange."""
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in one exchange."""
         if self.size == 1 or not tensors:
             return
-        flat = torch.cat([tensor.reshape(-1).to(torch.float32) for tensor in tensors])
+        flat = torch.cat([part if part.dtype == torch.float32 else part.float() for part in map(_flat, tensors)])
         dist.all_reduce(flat)
-        at = 0
-        for tensor in tensors:
-            tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
-            at += tensor.numel()
+        flat.div_(self.size)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        shaped = [part if t.ndim == 1 else part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+        torch._foreach_copy_(list(tensors), shaped)
 
     def gather(self, value: Any) -> list[Any]:
         """What every process holds, in the order of ranks."""
@@ -56,14 +56,13 @@ class Team:
         return self.gather(value if self.leads else None)[0]
 
 
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim == 1 else tensor.reshape(-1)
+
+
 def average_gradients(team: Team, parameters: Iterable[Tensor], extra: Sequence[Tensor] = ()) -> None:
     """Make every gradient, and every extra tensor, the mean over all processes."""
-    if team.size == 1:
-        return
-    tensors = [p.grad for p in parameters if p.grad is not None] + list(extra)
-    team.sum_(tensors)
-    for tensor in tensors:
-        tensor.div_(team.size)
+    team.average([p.grad for p in parameters if p.grad is not None] + list(extra))
 
 
 @contextmanager

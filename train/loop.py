@@ -26,7 +26,7 @@ from train.failures import explained, refuse_divergence
 from train.form import Form, PlainForm
 from train.interrupt import Wish, listening
 from train.losses import Extras
-from train.machine import Machine, prepare, without_denormals
+from train.machine import Machine, prepare, settled, without_denormals
 from train.measure import Jury
 from train.metrics import normaliser_for
 from train.models.kernels import SWITCH, library
@@ -134,7 +134,7 @@ class Training:
         batches, epochs = len(self.loader), recipe.schedule.epochs
         board = Board(self.run.events, recipe.run.tensorboard and self.team.leads, self.watch.note, progress.epoch + 1)
         stop, saved = "", time.monotonic()
-        with self.watch.training(epochs * batches, progress.step) as tell:
+        with self.watch.training(epochs * batches, progress.step) as tell, settled():
             while progress.epoch < epochs and not stop:
                 clock = Clock(progress.batch)
                 totals = torch.tensor(progress.totals, dtype=torch.float64, device=self.machine.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import sys
@@ -61,6 +62,16 @@ def without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """What lives now lives long: the garbage collector stops looking through it, several times a second otherwise."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 _MALLOC_TRIM, _MALLOC_MMAP, _KEEP_BYTES = -1, -3, 1 << 30

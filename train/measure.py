@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from train.data.sample import FaceSource
@@ -15,6 +16,7 @@ from train.faces import Working
 from train.form import Form
 from train.machine import Machine
 from train.metrics import Scores, score
+from train.models.mobileone import branch_form
 
 
 class Jury:
@@ -22,7 +24,7 @@ class Jury:
 
     def __init__(self, form: Form, machine: Machine, team: Team) -> None:
         self.spec, self.team = form.spec, team
-        self.model = form.build().to(machine.device).eval()
+        self.model = form.build().to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.predict = torch_predictor(self.model)
 
     def cut(self, source: FaceSource, working: Working, whole: bool = False) -> Crops:
@@ -41,4 +43,5 @@ class Jury:
     def examine(self, weights: Mapping[str, Tensor], crops: Crops) -> Evaluation:
         """Everything about these crops."""
         self.model.load_state_dict(dict(weights), strict=True)
-        return evaluate(self.predict, crops, self.spec)
+        with branch_form("folded"):
+            return evaluate(self.predict, crops, self.spec)

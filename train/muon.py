@@ -32,7 +32,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = SWEEP
     for _ in range(SWEEPS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     turned: Tensor = x.mT if tall else x
     return turned
 
@@ -64,22 +64,26 @@ class Muon(torch.optim.Optimizer):
 
     def _turn(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         rate, momentum = group["lr"], group["momentum"]
-        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for weight in weights:
-            state = self.state[weight]
-            if not state:
-                state["momentum"] = torch.zeros_like(weight)
-            mean, gradient = state["momentum"], weight.grad
-            if gradient is None:
-                continue
-            mean.mul_(momentum).add_(gradient)
-            ahead = gradient.add(mean, alpha=momentum).reshape(len(weight), -1)
-            alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((weight, ahead))
-        for shape, members in alike.items():
-            steps = orthogonal(torch.stack([ahead for _, ahead in members]).float())
-            size = -rate * RMS * math.sqrt(max(shape))
-            for (weight, _), step in zip(members, steps, strict=True):
-                weight.mul_(1 - rate * group["weight_decay"]).add_(step.reshape(weight.shape), alpha=size)
+            if not self.state[weight]:
+                self.state[weight] = {"momentum": torch.zeros_like(weight)}
+        means = [self.state[weight]["momentum"] for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        # By group, not one by one: these kernels are small, and there are dozens of them.
+        torch._foreach_mul_(means, momentum)
+        torch._foreach_add_(means, gradients)
+        ahead = torch._foreach_add(gradients, means, alpha=momentum)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, weight in enumerate(weights):
+            alike.setdefault((len(weight), weight[0].numel()), []).append(place)
+        steps = list(means)
+        for shape, places in alike.items():
+            turned = orthogonal(torch.stack([ahead[place].reshape(shape) for place in places]).float())
+            turned.mul_(-rate * RMS * math.sqrt(max(shape)))
+            for place, step in zip(places, turned.unbind(), strict=True):
+                steps[place] = step.view(weights[place].shape)
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, steps)
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:

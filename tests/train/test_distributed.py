@@ -128,6 +128,23 @@ def test_alone_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weight.grad.tolist() == [1.0, 2.0]
 
 
+def test_the_mean_of_tensors_of_all_shapes_in_one_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanged = []
+
+    def other_process(flat: torch.Tensor) -> None:
+        exchanged.append(flat.numel())
+        flat.mul_(3)  # the other process holds twice what this one does
+
+    monkeypatch.setattr("train.distributed.dist.all_reduce", other_process)
+    image = torch.arange(48.0).view(2, 3, 2, 4).contiguous(memory_format=torch.channels_last)
+    tensors = [torch.tensor([2.0, 4.0]), image, torch.tensor(6.0), torch.full((2, 2), 8.0, dtype=torch.float64)]
+    before = [tensor.clone() for tensor in tensors]
+    Team(0, 2).average(tensors)
+    assert exchanged == [2 + 48 + 1 + 4]
+    for tensor, old in zip(tensors, before, strict=True):
+        torch.testing.assert_close(tensor, old * 1.5, rtol=0, atol=0)
+
+
 def test_a_broken_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE='two'"), join("cpu"):

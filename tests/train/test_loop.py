@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import json
 import os
 import signal
@@ -21,14 +22,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import BATCHES, Teller, tiny
 
 from runtime.errors import CheckFailedError, InputError, ToolkitError, UsageError
+from runtime.spec import ModelSpec
 from train import loop
 from train.checkpoint import Checkpoint, load_checkpoint, load_model
+from train.data.open import open_source
+from train.distributed import Team
 from train.evaluate import crop_faces, evaluate, torch_predictor
+from train.form import PlainForm
 from train.loop import Outcome, batch_nme
+from train.machine import Machine
+from train.measure import Jury
 from train.metrics import nme_per_face, normaliser_for
+from train.models.mobileone import branch_form
 from train.recipe import KEYS, Recipe, read_recipe
 from train.resume import resumed_recipe
 from train.rundir import RunDirectory
+from train.watch import Unwatched
 
 TIMES = {"images_per_second", "data_seconds", "model_seconds", "val_seconds"}
 
@@ -507,6 +516,30 @@ def test_time_limit_before_the_first_epoch_ends_still_reports(tmp_path: Path) ->
     outcome = loop.train(tiny(run={"max_minutes": 1e-9}), tmp_path / "run")
     assert not outcome.finished and outcome.best_epoch == 1
     assert outcome.folder.results.is_file() and not outcome.folder.picture("curves").exists()
+
+
+def test_what_stays_is_hidden_from_the_garbage_collector_and_shown_again(tmp_path, monkeypatch) -> None:
+    frozen, step = [], loop.Training.step
+
+    def watched(self: loop.Training, batch: object) -> object:
+        frozen.append(gc.get_freeze_count())
+        return step(self, batch)
+
+    monkeypatch.setattr(loop.Training, "step", watched)
+    loop.train(tiny(schedule={"epochs": 1}, run={"tensorboard": False}), tmp_path / "run")
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() < 10_000
+
+
+def test_the_jury_folds_branches_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = PlainForm(ModelSpec("ghostone", 0.1, 98, 32, branches=2))
+    jury = Jury(form, Machine(torch.device("cpu"), None, channels_last=True), Team())
+    weights, crops = jury.model.state_dict(), jury.cut(open_source("synth:8@3"), Unwatched().working)
+    folded = jury.examine(weights, crops)
+    monkeypatch.setattr("train.measure.branch_form", lambda _: branch_form("loop"))
+    loops = jury.examine(weights, crops)
+    assert np.abs(folded.points - loops.points).max() < 1e-4 * np.abs(loops.points).max()
+    assert (folded.points != loops.points).any(), "computed in another way"
 
 
 def test_denormal_numbers_are_back_after_training(tmp_path: Path) -> None:

@@ -70,17 +70,16 @@ def to_input(
     crops = torch.from_numpy(images).to(device, non_blocking=True)
     if spec.channels == "rgb":
         crops = crops.flip(-1)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    values = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout)
     mean, std = (np.asarray(numbers, dtype=np.float32) for numbers in (spec.mean, spec.std))
-    scale, offset = np.float32(1 / 255) / std, mean / std
-    return values.mul_(_per_channel(scale, device)).sub_(_per_channel(offset, device))
-
-
-def _per_channel(values: NDArray[np.float32], device: str) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(values).to(device).view(1, 3, 1, 1)
+    # Whole rows of pixels at once: a factor for each of three channels alone is slow on a CPU.
+    scale, offset = (
+        torch.from_numpy(np.tile(numbers, crops.shape[2])).to(device)
+        for numbers in (np.float32(1 / 255) / std, mean / std)
+    )
+    values = crops.to(torch.float32)
+    values.view(-1, len(scale)).mul_(scale).sub_(offset)
+    values = values.permute(0, 3, 1, 2)
+    return values if channels_last else values.contiguous()
 
 
 class BatchLoader:
