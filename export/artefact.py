@@ -125,6 +125,7 @@ class TorchArtefact:
         self.sha256 = sha256_file(path)
         self.kind: str = checkpoint.kind
         self.spec: ModelSpec | None = checkpoint.spec
+        self.trained_for_int8 = checkpoint.int8 is not None
         self._blocks = dict(weighted_blocks(self.model))
         self.layers = tuple(self._blocks)
 

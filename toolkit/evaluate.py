@@ -135,6 +135,11 @@ class Scoreboard:
         }
 
 
+def float_of_int8(board: Scoreboard) -> list[str]:
+    """Checkpoints trained for int8: what was measured of them is their float form."""
+    return [row.artefact.path for row in board.rows if getattr(row.artefact, "trained_for_int8", False)]
+
+
 def expand(texts: Sequence[Path | str]) -> list[Path]:
     """Files and C folders as they are; a bundle gives everything in it that runs, BUNDLE:int8 one of them.
 

@@ -39,7 +39,7 @@ class Team:
         flat = torch.cat([part if part.dtype == torch.float32 else part.float() for part in map(_flat, tensors)])
         dist.all_reduce(flat)
         flat.div_(self.size)
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         shaped = [part if t.ndim == 1 else part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
         torch._foreach_copy_(list(tensors), shaped)
 

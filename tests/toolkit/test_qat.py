@@ -129,6 +129,19 @@ def test_the_best_is_judged_as_integers(finished: Path) -> None:
     assert in_float != found
 
 
+def test_eval_says_that_it_measures_the_float_form(
+    finished: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolkit.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["eval", str(finished / "best.ckpt"), str(start), "--data", "synth:4@2"])
+    assert not end.value.code
+    told = capsys.readouterr().err
+    assert told.count("warning:") == 1 and f"{finished / 'best.ckpt'} was trained for int8" in told
+    assert f"toolkit export {finished / 'best.ckpt'} --int8 qat" in told
+
+
 def test_damaged_steps_are_refused(finished: Path, tmp_path: Path) -> None:
     best = load_checkpoint(finished / "best.ckpt")
     assert best.int8 is not None

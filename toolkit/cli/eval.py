@@ -88,7 +88,7 @@ def run(
     if split not in (None, "train", "test"):
         raise UsageError(f"--split {split!r}: expected train or test")
     from toolkit.boxes import open_boxes
-    from toolkit.evaluate import expand, score_artefacts
+    from toolkit.evaluate import expand, float_of_int8, score_artefacts
     from toolkit.protocols import protocol_named
     from train.data.open import open_source
 
@@ -114,6 +114,11 @@ def run(
             boxes=boxes,
             progress=lambda what, done: advance(done, note=what),
             protocol=chosen,
+        )
+    for path in float_of_int8(board):
+        console.warn(
+            f"{path} was trained for int8, and this is its float form; "
+            f"'toolkit export {path} --int8 qat -o BUNDLE' makes the int8 one, to be measured as BUNDLE:int8"
         )
     facts = board.facts()
     card = _card(board, source, indices, boxes, normaliser) if robust else None
