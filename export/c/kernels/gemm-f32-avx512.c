@@ -42,7 +42,48 @@
 #else
 #define LM_MUL(i, v) s##i##_##v = _mm512_fmadd_ps(x, w##v, s##i##_##v);
 #endif
-#define LM_X(i) const __m512 x = _mm512_set1_ps(x##i[k]);
+
+/* Values of a tile's pixels, `step` bytes apart, p + 0 .. p + 13 steps. A pointer for each would not fit the registers, and compilers
+   would move them in and out between the multiply-adds, so the addresses are spelled out: two pointers and three distances. */
+#if defined(__GNUC__)
+#define LM_PLACES                                                                                                      \
+    const float *p = base, *q = base + 7 * x_step;                                                                     \
+    const size_t step = x_step * sizeof(float), step3 = 3 * step, step5 = 5 * step;                                    \
+    (void)q, (void)step, (void)step3, (void)step5;
+#define LM_STEP(n) p += n, q += n
+#define LM_READ(x, load, where, from, by)                                                                              \
+    __m512 x;                                                                                                          \
+    __asm__(load " " where ", %0" : "=v"(x) : "r"(from), "r"(by), "m"(*(const float(*)[1 << 16])from));
+#define LM_READ_0(x, load) LM_READ(x, load, "(%1)", p, step)
+#define LM_READ_1(x, load) LM_READ(x, load, "(%1,%2)", p, step)
+#define LM_READ_2(x, load) LM_READ(x, load, "(%1,%2,2)", p, step)
+#define LM_READ_3(x, load) LM_READ(x, load, "(%1,%2)", p, step3)
+#define LM_READ_4(x, load) LM_READ(x, load, "(%1,%2,4)", p, step)
+#define LM_READ_5(x, load) LM_READ(x, load, "(%1,%2)", p, step5)
+#define LM_READ_6(x, load) LM_READ(x, load, "(%1,%2,2)", p, step3)
+#define LM_READ_7(x, load) LM_READ(x, load, "(%1)", q, step)
+#define LM_READ_8(x, load) LM_READ(x, load, "(%1,%2)", q, step)
+#define LM_READ_9(x, load) LM_READ(x, load, "(%1,%2,2)", q, step)
+#define LM_READ_10(x, load) LM_READ(x, load, "(%1,%2)", q, step3)
+#define LM_READ_11(x, load) LM_READ(x, load, "(%1,%2,4)", q, step)
+#define LM_READ_12(x, load) LM_READ(x, load, "(%1,%2)", q, step5)
+#define LM_READ_13(x, load) LM_READ(x, load, "(%1,%2,2)", q, step3)
+#define LM_X(i) LM_READ_##i(x, "vbroadcastss")
+#define LM_X_PAIR(i) LM_READ_##i(x, "vbroadcastsd")
+#define LM_X_QUAD(i) LM_READ_##i(x, "vbroadcastf32x4")
+#else
+static LM_TARGET_AVX512 double lm_load_pair(const float *p)
+{
+    double pair;
+    memcpy(&pair, p, sizeof pair);
+    return pair;
+}
+#define LM_PLACES const float *p = base;
+#define LM_STEP(n) p += n
+#define LM_X(i) const __m512 x = _mm512_set1_ps(p[i * x_step]);
+#define LM_X_PAIR(i) const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(lm_load_pair(p + i * x_step)));
+#define LM_X_QUAD(i) const __m512 x = _mm512_broadcast_f32x4(_mm_loadu_ps(p + i * x_step));
+#endif
 #define LM_FMA_1(i) { LM_X(i) LM_MUL(i, 0) }
 #define LM_FMA_2(i) { LM_X(i) LM_MUL(i, 0) LM_MUL(i, 1) }
 #define LM_FMA_3(i) { LM_X(i) LM_MUL(i, 0) LM_MUL(i, 1) LM_MUL(i, 2) }
@@ -52,8 +93,6 @@
 #define LM_PUT_2(i) LM_PUT(i, 1) LM_PUT_1(i)
 #define LM_PUT_3(i) LM_PUT(i, 2) LM_PUT_2(i)
 #define LM_PUT_4(i) LM_PUT(i, 3) LM_PUT_3(i)
-#define LM_POINT(i) const float *x##i = base + (size_t)i * x_step;
-
 /* `count` tiles of M pixels, one behind the other. Bias and lower limit are read when needed: kept in registers they would
    push the weights out. */
 #define LM_TILE(M, N)                                                                                                  \
@@ -73,9 +112,10 @@
             for (int r = 0; r < a->run_count; r++) {                                                                   \
                 const float *base = a->runs[r].x + pixel * x_step;                                                     \
                 const size_t length = a->runs[r].length;                                                               \
-                LM_EACH_##M(LM_POINT)                                                                                  \
+                LM_PLACES                                                                                              \
                 for (size_t k = 0; k < length; k++) {                                                                  \
                     LM_W_##N LM_EACH_##M(LM_FMA_##N)                                                                   \
+                    LM_STEP(1);                                                                                        \
                     w += N * 16;                                                                                       \
                     _mm_prefetch((const char *)next, _MM_HINT_T1);                                                     \
                     next += next_step;                                                                                 \
@@ -102,16 +142,9 @@ LM_TILE(1, 3) LM_TILE(2, 3) LM_TILE(4, 3) LM_TILE(7, 3) LM_TILE(8, 3)
 LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6, 4)
 
 #define LM_ZERO_ALL(i) __m512 s##i##_0 = _mm512_setzero_ps();
-#define LM_PAIR_ALL(i) { const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(lm_load_pair(x##i + k))); LM_MUL(i, 0) }
-#define LM_QUAD_ALL(i) { const __m512 x = _mm512_broadcast_f32x4(_mm_loadu_ps(x##i + k)); LM_MUL(i, 0) }
+#define LM_PAIR_ALL(i) { LM_X_PAIR(i) LM_MUL(i, 0) }
+#define LM_QUAD_ALL(i) { LM_X_QUAD(i) LM_MUL(i, 0) }
 #define LM_KEEP_ALL(i) _mm512_storeu_ps(sums + i * 16, s##i##_0);
-
-static LM_TARGET_AVX512 double lm_load_pair(const float *p)
-{
-    double pair;
-    memcpy(&pair, p, sizeof pair);
-    return pair;
-}
 
 /* Neighbours that belong to one output are added up. Apart from the tiles, which would all repeat it. */
 LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
@@ -149,10 +182,11 @@ LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, cons
             for (int r = 0; r < a->run_count; r++) {                                                                   \
                 const float *base = a->runs[r].x + pixel * x_step;                                                     \
                 const size_t length = a->runs[r].length;                                                               \
-                LM_EACH_##M(LM_POINT)                                                                                  \
+                LM_PLACES                                                                                              \
                 for (size_t k = 0; k < length; k += GROUP) {                                                           \
                     const __m512 w0 = _mm512_loadu_ps(w);                                                              \
                     LM_EACH_##M(ALL)                                                                                   \
+                    LM_STEP(GROUP);                                                                                    \
                     w += 16;                                                                                           \
                 }                                                                                                      \
             }                                                                                                          \
