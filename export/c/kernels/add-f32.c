@@ -1,10 +1,5 @@
 #include "kernel.h"
 
-#if defined(__GNUC__)
-typedef float lm_floats __attribute__((vector_size(4 * LM_VECTOR)));
-typedef int32_t lm_masks __attribute__((vector_size(4 * LM_VECTOR)));
-#endif
-
 /* Sum of two rows. Not inlined: several layers call it. */
 #if defined(__GNUC__)
 __attribute__((noinline))
@@ -20,7 +15,7 @@ static void lm_add_row(const float *a, size_t a_step, const float *b, size_t b_s
         const float *pa = a + (size_t)p * a_step, *pb = b + (size_t)p * b_step;
         float *py = y + (size_t)p * y_step;
         for (int v = 0; v < lanes; v += LM_VECTOR) {
-#if defined(__GNUC__) /* loops over 16 floats do not become vectors by themselves */
+#if defined(__GNUC__)
             lm_floats sum, other;
             memcpy(&sum, pa + v, sizeof sum);
             memcpy(&other, pb + v, sizeof other);

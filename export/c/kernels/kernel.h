@@ -10,6 +10,11 @@
 #define LM_VECTOR 16
 #endif
 
+#if defined(__GNUC__) /* a vector of any machine, made of what it has: loops over 16 floats do not become vectors by themselves */
+typedef float lm_floats __attribute__((vector_size(4 * LM_VECTOR)));
+typedef int32_t lm_masks __attribute__((vector_size(4 * LM_VECTOR)));
+#endif
+
 /* One copy of a function for all its callers, where a compiler would make one for each: code size. */
 #if defined(__clang__)
 #define LM_ONE_COPY __attribute__((noinline))
