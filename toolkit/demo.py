@@ -60,7 +60,7 @@ def demo_recipe(epochs: int) -> Recipe:
         data=replace(base.data, train=(TRAINING_FACES,), test=(TEST_FACES,), batch_size=32),
         augment=replace(base.augment, preset="light", change=("rotation=8", "scale=0.97,1.03", "shift=0.015")),
         loss=replace(base.loss, name="nme"),
-        optimizer=replace(base.optimizer, name="muon", lr=2e-2, momentum=0.95, weight_decay=0.02),
+        optimizer=replace(base.optimizer, name="muon", lr=2e-2, momentum=0.95, weight_decay=0.06),
         schedule=replace(base.schedule, epochs=epochs),
         average=replace(base.average, decay=0.99),
     )
