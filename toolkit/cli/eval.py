@@ -115,10 +115,10 @@ def run(
             progress=lambda what, done: advance(done, note=what),
             protocol=chosen,
         )
-    for path in float_of_int8(board):
+    for checkpoint in float_of_int8(board):
         console.warn(
-            f"{path} was trained for int8, and this is its float form; "
-            f"'toolkit export {path} --int8 qat -o BUNDLE' makes the int8 one, to be measured as BUNDLE:int8"
+            f"{checkpoint} was trained for int8, and this is its float form; "
+            f"'toolkit export {checkpoint} --int8 qat -o BUNDLE' makes the int8 one, to be measured as BUNDLE:int8"
         )
     facts = board.facts()
     card = _card(board, source, indices, boxes, normaliser) if robust else None
