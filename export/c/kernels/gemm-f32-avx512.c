@@ -93,6 +93,7 @@ static LM_TARGET_AVX512 double lm_load_pair(const float *p)
 #define LM_PUT_2(i) LM_PUT(i, 1) LM_PUT_1(i)
 #define LM_PUT_3(i) LM_PUT(i, 2) LM_PUT_2(i)
 #define LM_PUT_4(i) LM_PUT(i, 3) LM_PUT_3(i)
+
 /* `count` tiles of M pixels, one behind the other. Bias and lower limit are read when needed: kept in registers they would
    push the weights out. */
 #define LM_TILE(M, N)                                                                                                  \
