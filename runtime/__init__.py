@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import (
@@ -16,6 +17,10 @@ from runtime.errors import (
 from runtime.geometry import Box, Region, crop_region
 from runtime.layouts import IBUG68, WFLW98, Layout, Normaliser
 from runtime.spec import CropRule, ModelSpec
+
+# ONNX Runtime 1.29 and later report sessions and models to their makers unless this is set before it starts. Nothing of
+# ours uses the network; ORT_DISABLE_TELEMETRY=0 allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from runtime.detect import FaceRule
