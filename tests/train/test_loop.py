@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -214,27 +215,16 @@ def test_the_auxiliary_net_learns_along(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- resume
 
 
-def shot_dead(folder: Path, recipe: Recipe, step: int) -> None:
+def shot_dead(folder: Path, step: int) -> None:
     """Train in a process of its own that is killed with SIGKILL after a step."""
-    process = os.fork()
-    if process == 0:
-
-        def kill(moment) -> None:
-            if moment.step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            train(recipe, folder, watch=Teller(kill))
-        finally:
-            os._exit(3)
-    _, status = os.waitpid(process, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    command = [sys.executable, str(Path(__file__).with_name("shot.py")), str(folder), str(step)]
+    assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
 
 
 def test_four_epochs_equal_two_then_kill_nine_then_resume(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     train(tiny(), straight)
-    shot_dead(killed, tiny(), 2 * BATCHES + 3)
+    shot_dead(killed, 2 * BATCHES + 3)
     half = load_checkpoint(killed / "last.ckpt")
     assert (half.progress["epoch"], half.progress["batch"]) == (2, 0)
     assert not list(killed.glob(".*tmp*"))
