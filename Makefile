@@ -28,10 +28,10 @@ demo: $(READY) ## synthetic faces -> training -> pictures and numbers, in minute
 	$(BIN)/toolkit demo --force -o demo-out
 
 test: $(READY) ## all tests that this machine can run
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not exhaustive" $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --max-worker-restart 0 --dist loadgroup -m "not exhaustive" $(TESTS)
 
 test-all: $(READY) ## the same, and every combination of nets, compilers, levels and instruction sets: about an hour
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --max-worker-restart 0 --dist loadgroup $(TESTS)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
+
+
+@functools.cache
+def the_core() -> Any:
+    """One for the life of the process.
+
+    The CPU plugin gives the thread that first compiles a stack of its own for signals, and takes the memory back with
+    the last core. When that happens in another thread, the next signal, a Ctrl-C for example, is a crash.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 class OpenVinoNet:
@@ -26,7 +37,7 @@ class OpenVinoNet:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            core = openvino.Core()
+            core = the_core()
             weights = np.fromfile(path.with_suffix(".bin"), dtype=np.uint8)
             network = core.read_model(path.read_bytes(), openvino.Tensor(weights))
             self._request = core.compile_model(network, "CPU", settings).create_infer_request()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from export.formats.convert import Home, find_homes, missing
 from export.onnx_file import parse_onnx
 from runtime.backends.choose import open_backend
 from runtime.backends.formats import FORMATS, Format
+from runtime.backends.openvino_net import the_core
 from runtime.backends.ort import OrtModel
 from runtime.bundle import MANIFEST, Artefact, Bundle, read_arrays
 from runtime.errors import ToolkitError
@@ -138,6 +141,31 @@ def test_a_bundle_runs_on_it(made: Path, form: Format) -> None:
         open_net(form.name, damaged, b"")
 
 
+CTRL_C = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from runtime.backends.openvino_net import load
+signal.signal(signal.SIGINT, signal.default_int_handler)
+kept = [load(Path(sys.argv[1]), 1)]
+last = threading.Thread(target=lambda: (kept.clear(), gc.collect()))
+last.start()
+last.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    print("not heard")
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("form", ["openvino"], indirect=True, scope="module")
+def test_ctrl_c_is_heard_after_openvino_let_go_in_another_thread(made: Path) -> None:
+    command = [sys.executable, "-c", CTRL_C, str(made / "openvino/landmarks.xml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "heard\n")
+
+
 def pair(x: str, scale: float, out: str) -> list[onnx.NodeProto]:
     return [
         helper.make_node("QuantizeLinear", [x, f"{out}.s", "zero"], [f"{out}.q"]),
@@ -180,9 +208,9 @@ def test_openvino_keeps_the_scale_of_a_pair_behind_a_concatenation(tmp_path: Pat
     x = (generator.normal(size=(2, channels, 12, 12)) * 40 * scale).astype(np.float32)
     wanted = OrtModel(model, optimise=False)(x)
     (tmp_path / "model.onnx").write_bytes(model)
-    engine = pytest.importorskip("openvino", reason="openvino is not in this environment")
-    network = engine.Core().read_model(str(tmp_path / "model.onnx"))
+    pytest.importorskip("openvino", reason="openvino is not in this environment")
+    network = the_core().read_model(str(tmp_path / "model.onnx"))
     _join_quantisers(network)
-    compiled = engine.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = np.array(compiled.create_infer_request().infer({0: x})[compiled.output(0)])
     assert np.mean(np.abs(found - wanted) / scale > 0.01) < 0.001, "but for ties, the very same codes"
