@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cross
 import golden
 from c_nets import STRICT, compile_c, exported, faces, fp32_model, int8_model, spec_of
+from zoo_nets import OTHERS, zoo_model
 
 from export.c import COptions, export_c
 from export.oracle import Oracle
+from runtime.backends.ort import OrtModel
 from runtime.geometry import network_input
 
 HERE = Path(__file__).parent
@@ -66,6 +68,21 @@ def test_float_on_aarch64_gives_the_same_landmarks(tmp_path: Path) -> None:
     assert {isa: title for isa, (title, _) in found.items()} == {"NEON": "NEON", "C99": "C99"}
     fast, plain = (np.frombuffer(found[isa][1], np.float32) for isa in ("NEON", "C99"))
     assert np.abs(fast - plain).max() <= 256 * np.finfo(np.float32).eps * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("case", OTHERS[:-1], ids=lambda c: str(c[0]))
+def test_the_comparison_networks_on_aarch64(case: tuple[str, float, int, int], tmp_path: Path) -> None:
+    need("aarch64-linux-gnu-gcc")
+    spec = spec_of(*case)
+    model = zoo_model(spec)
+    exported(model, spec, tmp_path)
+    crops = faces(2, spec.input_size)
+    title, found = aarch64_run(tmp_path, tmp_path / "run", AARCH64["NEON"], crops.tobytes())
+    landmarks = np.frombuffer(found, np.float32)
+    wanted = OrtModel(model.SerializeToString())(network_input(crops, spec))
+    assert title == "NEON"
+    assert np.abs(landmarks - wanted.reshape(-1)).max() <= 1e-4 * np.abs(wanted).max()
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-2 * np.abs(wanted).max(), "the network looks at its input"
 
 
 def test_dispatch_elsewhere_than_on_x86_leaves_the_choice_to_the_compiler(tmp_path: Path) -> None:
