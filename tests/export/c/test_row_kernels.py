@@ -198,6 +198,9 @@ MUTANTS = [
 ]
 
 
+ELSEWHERE = {**ROW_CHECKS, "depthwise": lambda lib: check_depthwise(lib, "block")}
+
+
 def passes_elsewhere(lib: ctypes.CDLL, *checks: str) -> bool:
     """Whether checks pass, run in a process of its own: broken kernels may write over memory that is not theirs."""
     ended = subprocess.run([sys.executable, __file__, lib._name, *checks], capture_output=True, text=True, timeout=120)
@@ -231,9 +234,5 @@ def test_a_right_kernel_passes_elsewhere(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":  # passes_elsewhere
-    compiled = ctypes.CDLL(sys.argv[1])
-    for check in sys.argv[2:]:
-        if check == "depthwise":
-            check_depthwise(compiled, "block")
-        else:
-            ROW_CHECKS[check](compiled)
+    for name in sys.argv[2:]:
+        ELSEWHERE[name](ctypes.CDLL(sys.argv[1]))
