@@ -27,8 +27,11 @@ class Fetch:
 
 
 def tiles(pixels: int, vectors: int) -> int:
-    """How many tiles the widest kernel cuts a product into; each asks for one line per input channel."""
-    return sum(-(-pixels // TILE[size]) for size in panels(vectors))
+    """How many tiles the widest kernel cuts a product into; each asks for one line per input channel.
+
+    Panels of one vector ask for nothing: their loop is bound by its loads.
+    """
+    return sum(-(-pixels // TILE[size]) for size in panels(vectors) if size > 1)
 
 
 def plan_fetches(plan: Plan, weights: dict[int, Weights], total: int) -> dict[int, Fetch]:

@@ -159,9 +159,8 @@ class Pick(Layer):
 
 @dataclass(eq=False)
 class Resize(Layer):
-    """A map `factor` times as large: repeated, or bilinear between pixel centres."""
+    """A larger map: pixels repeated, or bilinear between pixel centres. The sides need not grow by whole factors."""
 
-    factor: int = 2
     bilinear: bool = False
 
 

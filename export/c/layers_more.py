@@ -150,18 +150,19 @@ def more_rows(writer: LayerWriter, layer: Layer) -> str:
 
 
 def _resize(writer: LayerWriter, layer: Resize, target: str, lanes: int) -> str:
-    shape, x_step = layer.inputs[0].shape, writer.buffer(layer.inputs[0]).pixel_step
+    shape, out, x_step = layer.inputs[0].shape, layer.output.shape, writer.buffer(layer.inputs[0]).pixel_step
     if not layer.bilinear:
-        x = writer.row(layer.inputs[0], f"y / {layer.factor}")
-        call = f"lm_nearest_row({x}, {x_step}, {layer.factor},\n"
-        return f"{ROWS}        {call}                       {target}, {shape.width}, {lanes});\n    }}\n"
-    half = f"(2 * y + 1 - {layer.factor})"  # twice the place between rows, times the factor
-    text = f"{ROWS}        const int place = {half} < 0 ? 0 : {half} / {2 * layer.factor};\n"
+        x = writer.row(layer.inputs[0], f"(y * {shape.height} / {out.height})")
+        call = f"lm_nearest_row({x}, {x_step}, {shape.width},\n"
+        return f"{ROWS}        {call}                       {target}, {out.width}, {lanes});\n    }}\n"
+    half = f"((2 * y + 1) * {shape.height} - {out.height})"  # the place between rows, times twice the height
+    text = f"{ROWS}        const int place = {half} < 0 ? 0 : {half} / {2 * out.height};\n"
     text += f"        const int above = place < {shape.height} ? place : {shape.height - 1};\n"
     text += f"        const int below = above + 1 < {shape.height} ? above + 1 : above;\n"
     text += f"        lm_bilinear_row({writer.row(layer.inputs[0], 'above')},\n"
-    text += f"                        {writer.row(layer.inputs[0], 'below')}, {x_step}, y, {layer.factor},\n"
-    return f"{text}                        {target}, {shape.width}, {shape.height}, {lanes});\n    }}\n"
+    text += f"                        {writer.row(layer.inputs[0], 'below')}, {x_step}, y,\n"
+    text += f"                        {shape.height}, {out.height}, {target}, {shape.width}, {out.width}, {lanes});\n"
+    return f"{text}    }}\n"
 
 
 def _pick_table(source: list[int], target: list[int], channels: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -116,7 +116,7 @@ def input_rows(layer: Layer, row: int, position: int = 0) -> range:
     if isinstance(layer, CentreOfMass):
         return range(layer.inputs[0].shape.height)
     if isinstance(layer, Resize):
-        first = row // layer.factor
+        first = row * layer.inputs[0].shape.height // layer.output.shape.height
         return range(first - layer.bilinear, first + 1 + layer.bilinear)
     if isinstance(layer, Scale) and position == 1:
         return range(1)
@@ -267,12 +267,15 @@ def _arena(buffers: list[Buffer]) -> tuple[int, int]:
 
 
 def _scales(layers: list[Layer], face: Tensor) -> dict[int, int]:
-    """How many input rows one row of each tensor stands for."""
-    scale = {id(face): 1}
+    """How many input rows one row of each tensor stands for; enlarged maps are as other maps of their height."""
+    scale, of_height = {id(face): 1}, {face.shape.height: 1}
     for layer in layers:
         own = scale[id(layer.inputs[0])] if layer.inputs else 1
-        larger = layer.factor if isinstance(layer, Resize) else 1
-        scale[id(layer.output)] = max(1, own * _geometry(layer)[1] // larger)
+        height = layer.output.shape.height
+        if isinstance(layer, Resize):
+            own = of_height.get(height, max(1, own * layer.inputs[0].shape.height // height))
+        scale[id(layer.output)] = own * _geometry(layer)[1]
+        of_height.setdefault(height, scale[id(layer.output)])
     return scale
 
 

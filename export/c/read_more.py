@@ -190,8 +190,9 @@ def resize(reader: Reader, node: onnx.NodeProto) -> None:
     extents = [1, x.shape.channels, x.shape.height, x.shape.width]
     if len(node.input) > 3 and node.input[3]:
         wanted = [int(v) for v in reader.constant(node, 3)]
+        scales = [np.float32(w) / np.float32(e) for w, e in zip(wanted, extents, strict=False)]
     else:
-        scales = reader.constant(node, 2)
+        scales = [np.float32(v) for v in reader.constant(node, 2)]
         wanted = [math.floor(e * float(s)) for e, s in zip(extents, scales, strict=False)]
     mode, place = attrs.get("mode", b"nearest"), attrs.get("coordinate_transformation_mode", b"half_pixel")
     ways = {
@@ -201,15 +202,18 @@ def resize(reader: Reader, node: onnx.NodeProto) -> None:
     }
     rounding = attrs.get("nearest_mode", b"round_prefer_floor") if mode == b"nearest" else b""
     if (mode, place, rounding) not in ways or attrs.get("antialias", 0) or attrs.get("axes"):
-        raise refuse(
-            node, f"{mode.decode()}, {place.decode()}", "nearest (asymmetric, floor) or linear (half_pixel) by a factor"
-        )
-    factors = [w // e for w, e in zip(wanted, extents, strict=False)]
-    whole = len(wanted) == 4 and all(f * e == w for f, e, w in zip(factors, extents, wanted, strict=True))
-    if not whole or factors[:2] != [1, 1] or factors[2] != factors[3] or factors[2] < 1:
-        raise refuse(node, f"{x.shape} to {wanted}", "both sides larger by the same whole factor")
+        raise refuse(node, f"{mode.decode()}, {place.decode()}", "nearest (asymmetric, floor) or linear (half_pixel)")
+    if len(wanted) != 4 or wanted[:2] != extents[:2] or any(w < e for w, e in zip(wanted, extents, strict=True)):
+        raise refuse(node, f"{x.shape} to {wanted}", "both sides larger, the same channels")
+    for extent, size, scale in zip(extents[2:], wanted[2:], scales[2:], strict=True):
+        places = np.arange(size)
+        there = np.minimum(np.floor(places.astype(np.float32) / scale), extent - 1)
+        if abs(extent * float(scale) - size) > 1e-3 or (there != places * extent // size).any():
+            raise refuse(
+                node, f"{extent} to {size} by {float(scale):g}", "a factor that is output size over input size"
+            )
     out = Tensor(node.output[0], Shape(wanted[2], wanted[3], x.shape.channels))
-    reader.emit(node, Resize([x], out, factor=factors[2], bilinear=ways[mode, place, rounding]))
+    reader.emit(node, Resize([x], out, bilinear=ways[mode, place, rounding]))
 
 
 def flatten_maps(reader: Reader, node: onnx.NodeProto, target: list[int]) -> bool:

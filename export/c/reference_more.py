@@ -37,7 +37,7 @@ def compute_more(layer: Layer, inputs: list[Array]) -> Array:
     if isinstance(layer, Pick):
         return np.asarray(x[:, :, list(layer.channels)])
     if isinstance(layer, Resize):
-        return resize(x, layer.factor, layer.bilinear)
+        return resize(x, (layer.output.shape.height, layer.output.shape.width), layer.bilinear)
     if isinstance(layer, CentreOfMass):
         flat = x.reshape(-1, x.shape[2])
         share = np.exp(flat - flat.max(axis=0))
@@ -52,17 +52,19 @@ def max_pool(x: Array, layer: MaxPool) -> Array:
     return np.asarray(view[:: layer.stride, :: layer.stride].max(axis=(3, 4)))
 
 
-def line(size: int, factor: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+def line(size: int, larger: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
     """For every place of the larger side: the two places it lies between, and how near it is to the second."""
-    at = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    at = np.clip((np.arange(larger) + 0.5) * size / larger - 0.5, 0, size - 1)
     low = np.floor(at).astype(np.intp)
     return low, np.minimum(low + 1, size - 1), at - low
 
 
-def resize(x: Array, factor: int, bilinear: bool) -> Array:
+def resize(x: Array, sides: tuple[int, int], bilinear: bool) -> Array:
+    """The map with sides of (height, width)."""
     if not bilinear:
-        return np.asarray(x.repeat(factor, 0).repeat(factor, 1))
-    low, high, share = line(x.shape[0], factor)
+        rows, columns = (np.arange(larger) * size // larger for size, larger in zip(x.shape[:2], sides, strict=True))
+        return np.asarray(x[rows][:, columns])
+    low, high, share = line(x.shape[0], sides[0])
     x = x[low] * (1 - share)[:, None, None] + x[high] * share[:, None, None]
-    low, high, share = line(x.shape[1], factor)
+    low, high, share = line(x.shape[1], sides[1])
     return np.asarray(x[:, low] * (1 - share)[:, None] + x[:, high] * share[:, None])

@@ -118,8 +118,10 @@ static LM_TARGET_AVX512 double lm_load_pair(const float *p)
                     LM_W_##N LM_EACH_##M(LM_FMA_##N)                                                                   \
                     LM_STEP(1);                                                                                        \
                     w += N * 16;                                                                                       \
-                    _mm_prefetch((const char *)next, _MM_HINT_T1);                                                     \
-                    next += next_step;                                                                                 \
+                    if (N > 1) { /* with one vector every load counts */                                               \
+                        _mm_prefetch((const char *)next, _MM_HINT_T1);                                                 \
+                        next += next_step;                                                                             \
+                    }                                                                                                  \
                 }                                                                                                      \
             }                                                                                                          \
             LM_EACH_##M(LM_PUT_##N)                                                                                    \
@@ -252,7 +254,7 @@ static LM_TARGET_AVX512 void lm_gemm_avx512(const lm_gemm_args *a)
         for (int pixels = a->pixels; pixels > 0;) {
             const int size = lm_tile_size(n, pixels, &t.count);
             const size_t wanted = a->k_total * (size_t)t.count; /* one cache line per step */
-            const int fetch = left > 0 && lines >= wanted;
+            const int fetch = left > 0 && n > 1 && lines >= wanted;
             t.next = fetch ? next : t.w;
             t.next_step = fetch ? 16 : 0;
             next += fetch ? wanted * 16 : 0;

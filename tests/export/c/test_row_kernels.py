@@ -106,18 +106,20 @@ def check_pick(lib: ctypes.CDLL) -> None:
 
 
 def check_resize(lib: ctypes.CDLL) -> None:
-    for height, width, factor in ((4, 3, 2), (3, 5, 4), (1, 1, 8), (2, 4, 3)):
+    for height, width, *sides in ((4, 3, 8, 6), (3, 5, 12, 20), (1, 1, 8, 8), (4, 2, 14, 5), (5, 7, 5, 9)):
         room = np.full((height + 1, width, 16), np.nan, np.float32)  # what lies behind the map must not be read
         x = room[:height]
         x[:] = draw(height, width, 16)
-        near_map, linear = (reference_more.resize(x.astype(np.float64), factor, b) for b in (False, True))
-        for row in range(height * factor):
-            y = np.zeros((width * factor, 16), np.float32)
-            lib.lm_nearest_row(pointer(x[row // factor]), size(16), factor, pointer(y), size(16), width, 16)
+        near_map, linear = (reference_more.resize(x.astype(np.float64), (sides[0], sides[1]), b) for b in (False, True))
+        for row in range(sides[0]):
+            y = np.zeros((sides[1], 16), np.float32)
+            lib.lm_nearest_row(
+                pointer(x[row * height // sides[0]]), size(16), width, pointer(y), size(16), sides[1], 16
+            )
             assert (y == near_map[row]).all()
-            low, high, _ = reference_more.line(height, factor)
+            low, high, _ = reference_more.line(height, sides[0])
             ends = (pointer(x[low[row]]), pointer(x[high[row]]))
-            lib.lm_bilinear_row(*ends, size(16), row, factor, pointer(y), size(16), width, height, 16)
+            lib.lm_bilinear_row(*ends, size(16), row, height, sides[0], pointer(y), size(16), width, sides[1], 16)
             near(y, linear[row])
 
 
@@ -191,7 +193,7 @@ MUTANTS = [
     ("max pool", "most[i] = -INFINITY", "most[i] = 0.0f"),
     ("max pool", "left + k > in_width ? in_width : left + k", "left + k > in_width ? in_width - 1 : left + k"),
     ("pick", "runs[r][1], x", "runs[r][0], x"),
-    ("resize", "r < factor", "r < 1"),
+    ("resize", "p * in_width / out_width", "p / 2"),
     ("resize", "ix + 1 < in_width ? x_step : 0", "x_step"),
     ("mass", "share[i] * cells[2 * p + 1]", "share[i] * cells[2 * p]"),
     ("exp", "whole[i] * 2.12194440e-4f", "whole[i] * 2.1e-4f"),

@@ -21,6 +21,8 @@ OTHERS = [
     ("hrnet-w18", 0.125, 64, 5),
 ]
 """The networks to compare with, tiny: architecture, width, input size, points."""
+ODD = ("hrnet-w18", 0.125, 112, 5)
+"""Its maps of 4 x 4 grow to 7 x 7, 14 x 14 and 28 x 28, by no whole factor."""
 
 
 def zoo_model(spec: ModelSpec, seed: int = 0, opset: int = 17) -> ModelProto:

@@ -2624,8 +2624,8 @@ static void lm_layer_1(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = 16;
         a.relu = 1;
-        a.next = lm_weights + 448;
-        a.next_lines = 513;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3081,8 +3081,8 @@ static void lm_layer_18(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 8;
         a.relu = 1;
-        a.next = lm_weights + 8656;
-        a.next_lines = 50;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3225,8 +3225,8 @@ static void lm_layer_23(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 4;
         a.relu = 1;
-        a.next = lm_weights + 9456;
-        a.next_lines = 24;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3343,8 +3343,8 @@ static void lm_layer_27(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 4;
         a.relu = 1;
-        a.next = lm_weights + 9840;
-        a.next_lines = 24;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3471,8 +3471,8 @@ static void lm_layer_32(const lm_net *net, int from, int to)
         a.tail = 2;
         a.pixels = (to - from) * 4;
         a.relu = 1;
-        a.next = lm_weights + 10224;
-        a.next_lines = 24;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3556,8 +3556,8 @@ static void lm_layer_35(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 0;
-        a.next = lm_weights + 10608;
-        a.next_lines = 42;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3615,7 +3615,7 @@ static void lm_layer_37(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 11280;
+        a.next = lm_weights + 7984;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3674,8 +3674,8 @@ static void lm_layer_39(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 0;
-        a.next = lm_weights + 11568;
-        a.next_lines = 64;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3733,7 +3733,7 @@ static void lm_layer_41(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 12592;
+        a.next = lm_weights + 10112;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3792,8 +3792,8 @@ static void lm_layer_43(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 0;
-        a.next = lm_weights + 12880;
-        a.next_lines = 64;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3851,7 +3851,7 @@ static void lm_layer_45(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 13904;
+        a.next = lm_weights + 12240;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3910,8 +3910,8 @@ static void lm_layer_47(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 0;
-        a.next = lm_weights + 14192;
-        a.next_lines = 64;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -3979,8 +3979,8 @@ static void lm_layer_50(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 15216;
-        a.next_lines = 18;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -4077,8 +4077,8 @@ static void lm_layer_53(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = 2;
         a.relu = 0;
-        a.next = lm_weights + 15504;
-        a.next_lines = 9;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
@@ -4118,8 +4118,8 @@ static void lm_layer_54(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = 2;
         a.relu = 1;
-        a.next = lm_weights + 15648;
-        a.next_lines = 18;
+        a.next = NULL;
+        a.next_lines = 0;
         lm_gemm(&a);
     }
 }
