@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -14,12 +15,13 @@ import pytest
 from export.formats.homes import Environment, environments
 from runtime.bundle import Bundle
 from runtime.errors import InputError, UsageError
+from toolkit.bench import environment
 from toolkit.bench import run as bench_run
 from toolkit.bench.contenders import PEERS, Absent, Contender, parse_against, peer_contenders
-from toolkit.bench.environment import Watcher, describe
+from toolkit.bench.environment import Watcher, describe, quickest
 from toolkit.bench.process import Worker, WorkerError
 from toolkit.bench.result import BenchResult, Figures, Refused, compare, summary
-from toolkit.bench.run import Request, bench_bundle, difference
+from toolkit.bench.run import Request, bench_bundle, choose_cores, difference
 from toolkit.bench.show import COLUMNS, markdown, rows
 from toolkit.cli import main
 from toolkit.machine import Machine
@@ -178,6 +180,38 @@ def test_against() -> None:
     for text in ("tflite", "", ","):
         with pytest.raises(UsageError, match=r"known: onnxruntime, openvino, litert, .*, all"):
             parse_against(text)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+def test_the_quickest_core_is_chosen_and_the_process_may_use_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Core 1 is quick three times of five only, core 2 is steady, core 3 slow."""
+    here = {0, 1, 2, 3}
+    visits = dict.fromkeys(here, 0)
+
+    def move(_: int, cores: set[int]) -> None:
+        here.clear()
+        here.update(cores)
+
+    def spin() -> float:
+        (core,) = here
+        visits[core] += 1
+        return {0: 1.3, 1: 0.9 if visits[core] <= 6 else 2.0, 2: 1.0, 3: 1.5}[core]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(here), raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", move, raising=False)
+    monkeypatch.setattr(environment, "spin", spin)
+    assert choose_cores(Request()) == (2,) and here == {0, 1, 2, 3}
+    assert set(visits.values()) == {15}
+    assert choose_cores(Request(threads=2)) == (0, 2)
+    assert choose_cores(Request(cores=(3,))) == (3,)
+    assert choose_cores(Request(threads=4)) == (0, 1, 2, 3)
+    with pytest.raises(UsageError, match="this process may use 4 cores"):
+        choose_cores(Request(threads=5))
+
+
+def test_of_cores_alike_the_last_ones_are_chosen() -> None:
+    times = {0: 1.0, 1: 1.04, 2: 1.03, 3: 1.4}
+    assert quickest(times, 1) == (2,) and quickest(times, 2) == (1, 2) and quickest(times, 4) == (0, 1, 2, 3)
 
 
 def test_environments_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

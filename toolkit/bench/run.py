@@ -26,7 +26,7 @@ from toolkit.bench.contenders import (
     parse_against,
     peer_contenders,
 )
-from toolkit.bench.environment import Watcher, allowed_cores, describe
+from toolkit.bench.environment import Watcher, allowed_cores, core_seconds, describe, quickest
 from toolkit.bench.process import Worker, WorkerError
 from toolkit.bench.result import DIFFERS, LEAD, BenchResult, Figures, Refused
 from toolkit.machine import Machine
@@ -36,6 +36,8 @@ CAMERA_INTERVAL = 1 / 30
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SETTLED, SETTLED_BURSTS, MOST_WARMUP_SECONDS = 0.03, 3, 3.0
 CHECKED_FACES = 8
+MOST_TRIED = 64
+"""Of more cores only the last ones are tried."""
 LOAD_SECONDS = 180.0
 _LIMITS = {"fp32": LIMITS_PX["float32"], "fp16": LIMITS_PX["float16"], "int8": LIMITS_PX["int8"]}
 
@@ -94,6 +96,8 @@ def bench_bundle(path: Path, request: Request, say: Say, tick: Callable[[], obje
         raise InputError(f"{path}: the bundle holds no float32 ONNX model to hold the others against")
     homes = environments(request.folders) if wanted else []
     crops, faces = _faces(bundle, request.data)
+    if cores:
+        say(f"timing on core {', '.join(map(str, cores))}")
     machine = Machine()
     watcher = Watcher(machine, cores)
     facts = describe(machine, cores, request.threads)
@@ -147,7 +151,10 @@ def bench_bundle(path: Path, request: Request, say: Say, tick: Callable[[], obje
 
 
 def choose_cores(request: Request) -> tuple[int, ...]:
-    """As many cores as threads: those asked for, else the last ones we may use (the first serve interrupts)."""
+    """As many cores as threads: those asked for, else the quickest (of equals the last: the first serve interrupts).
+
+    Cores differ: some are built small, and behind some of a virtual machine's somebody else is at work.
+    """
     allowed = allowed_cores()
     if request.cores:
         if allowed and not set(request.cores) <= set(allowed):
@@ -157,7 +164,9 @@ def choose_cores(request: Request) -> tuple[int, ...]:
         return request.cores
     if allowed and request.threads > len(allowed):
         raise UsageError(f"--threads {request.threads}: this process may use {len(allowed)} cores")
-    return tuple(allowed[-request.threads :])
+    if request.threads == len(allowed) or not allowed:
+        return tuple(allowed)
+    return quickest(core_seconds(allowed[-MOST_TRIED:]), request.threads)
 
 
 def _faces(bundle: Bundle, data: str | None) -> tuple[NDArray[np.uint8], str]:

@@ -29,9 +29,7 @@ def run(
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100_000, help="How often everybody has a turn.")] = 30,
     burst: Annotated[int, typer.Option("--burst", min=1, max=1000, help="Runs in a turn.")] = 12,
     threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads, and cores, of each engine.")] = 1,
-    cores: Annotated[
-        str | None, typer.Option("--cores", help="Which cores: 1 or 2,3. (default: the last ones allowed)")
-    ] = None,
+    cores: Annotated[str | None, typer.Option("--cores", help="Which cores: 1 or 2,3. (default: the quickest)")] = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Faces to run on: a data set or synth:N. (default: the bundle's probes)"),
