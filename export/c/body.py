@@ -26,6 +26,7 @@ from export.c.pack import (
     pack_all,
     pack_dense,
     pack_dense_int8,
+    pack_dense_micro,
     pack_depthwise,
     pack_depthwise_int8,
     pack_depthwise_to_float,
@@ -179,8 +180,9 @@ def _pack_codes(plan: Plan) -> tuple[_Codes, dict[int, CodeWeights]]:
         rows = [to_lanes(values, pixel) for values in columns]
         if isinstance(layer, Dense):
             spans = plan.place(layer.inputs[0]).pixel.spans_of(layer.picks)
-            packed = pack_dense_int8(layer, pixel, k_runs(layer, gemm_mode(layer, plan.graph.input), spans))
-        elif to_float:
+            pack = pack_dense_micro if plan.tight else pack_dense_int8
+            packed = pack(layer, pixel, k_runs(layer, gemm_mode(layer, plan.graph.input), spans))
+        elif to_float or plan.tight:
             packed = pack_depthwise_to_float(layer, pixel)
         else:
             packed = pack_depthwise_int8(layer, pixel)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-from export.c.isas import F32, S8, chosen, guard, source_text
+from export.c.isas import F32, MICRO, S8, chosen, guard, source_text
 from runtime.errors import UsageError
 
 
 def dispatch_order(isas: tuple[str, ...], int8: bool) -> list[str]:
     """Best first, plain C last: it is what other machines fall back on."""
+    if MICRO in isas:
+        raise UsageError(f"dispatch chooses among instruction sets of x86-64; {MICRO} is for other machines")
     names = chosen(isas, int8)
     if not any((S8 if int8 else F32)[name].target for name in names):
         raise UsageError(f"dispatch needs instruction sets of x86-64 to choose among; asked for: {', '.join(isas)}")

@@ -10,13 +10,13 @@ import onnx
 
 from export.c.dispatch import dispatch_order
 from export.c.emit import emit, model_sha256
-from export.c.isas import NAMES
+from export.c.isas import MICRO, NAMES, check_isas
 from export.c.names import check_prefix
 from export.c.package import Form
 from export.c.passes import is_int8, optimise
-from export.c.plan import Tuning, make_plan
+from export.c.plan import Plan, Tuning, make_plan
 from export.c.read import read
-from runtime.errors import InputError, UsageError
+from runtime.errors import InputError
 from runtime.files import write_text
 from runtime.spec import ModelSpec
 
@@ -49,6 +49,21 @@ class CReport:
     model_sha256: str
 
 
+MICRO_STREAMS = (1, 16 << 10, 64 << 10, 320 << 10)
+"""From how many bytes on maps go through rings: what needs least memory differs from net to net."""
+
+
+def smallest_plan(model: onnx.ModelProto) -> Plan:
+    """The schedule for microcontrollers: of several, the one that needs least memory."""
+    plans = [
+        make_plan(
+            optimise(read(model)), Tuning(stream_bytes=bytes_moved, group_weights=1 << 30, max_rate=64, tight=True)
+        )
+        for bytes_moved in MICRO_STREAMS
+    ]
+    return min(plans, key=lambda plan: plan.arena)
+
+
 def export_c(
     model: onnx.ModelProto,
     spec: ModelSpec,
@@ -61,8 +76,7 @@ def export_c(
     """Write header and source into `directory`; nothing is written when anything is wrong."""
     options = options or COptions()
     check_prefix(prefix)
-    if unknown := set(options.isas) - set(NAMES):
-        raise UsageError(f"unknown instruction set {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
+    check_isas(options.isas)
     if options.dispatch:
         dispatch_order(options.isas, precision == "int8")
     graph = optimise(read(model))
@@ -73,14 +87,15 @@ def export_c(
         )
     if is_int8(graph) != (precision == "int8"):
         raise InputError(f"C export: {precision} was asked for, the model is {'int8' if is_int8(graph) else 'fp32'}")
-    plan = make_plan(graph, options.tuning)
+    plan = smallest_plan(model) if precision == "int8" and MICRO in options.isas else make_plan(graph, options.tuning)
     sha = model_sha256(model.SerializeToString(deterministic=True))
-    isas = tuple(isa for isa in NAMES if isa in options.isas or isa == "scalar")
+    isas = tuple(isa for isa in (MICRO, *NAMES) if isa in options.isas or isa == "scalar")
     sources = emit(plan, spec, sha, prefix, Form(isas, options.dispatch, options.single_header))
     if options.max_ram is not None and sources.arena > options.max_ram:
         raise InputError(
             f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}"
         )
+    graph = plan.graph
     target = Path(directory)
     for name, text in sources.files.items():
         write_text(target / name, text)

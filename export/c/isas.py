@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.c.layout import WORD
 from export.c.tiles import Calls, only_needed
+from runtime.errors import UsageError
 
 HERE = Path(__file__).parent
 
@@ -114,12 +116,20 @@ S8: dict[str, Isa] = {
         ("qgemm-s8-neondot", "qdw3x3-s8-neondot", *_PLAIN_ROWS),
         ("neondot",) * 2 + ("scalar",) * 4,
     ),
+    "micro": Isa(
+        "1",
+        "C99",
+        ("qgemm-s8-micro", "qdw3x3-s8-micro", "qpool-s8-micro", *_PLAIN_ROWS[1:]),
+        ("micro",) * 3 + ("scalar",) * 3,
+    ),
     "scalar": Isa("1", "C99", ("qgemm-s8-scalar", "qdw3x3-s8-scalar", *_PLAIN_ROWS), ("scalar",) * 6, target=""),
 }
 """Int8 kernels, best first."""
 
 NAMES = ("avx512", "avx2vnni", "avx2", "neon", "sse2", "scalar")
 """All instruction sets, best first."""
+MICRO = "micro"
+"""Not one of them: int8 maps as small as they can be, plain C, and the DSP instructions of Arm's microcontrollers."""
 
 _BY_VECTOR = {"avx512": "vector-f32-avx512", "avx2": "", "neon": "", "sse2": "", "scalar": None}
 """What kernels in terms of lm_vec need first ("": the others bring it); None: plain C instead."""
@@ -148,6 +158,14 @@ ENTRIES_S8 = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_pr
 """What layers call; each instruction set says by which suffix."""
 
 
+def check_isas(isas: tuple[str, ...]) -> None:
+    """Only known ones, and `micro` by itself."""
+    if unknown := [isa for isa in isas if isa not in (*NAMES, MICRO)]:
+        raise UsageError(f"unknown instruction set {unknown[0]!r}; known: {', '.join(NAMES)}, or {MICRO} alone")
+    if MICRO in isas and len(isas) > 1:
+        raise UsageError(f"instruction set {MICRO!r} lays int8 maps out its own way and goes with no other")
+
+
 def source_text(path: str) -> str:
     """A hand-written source without its includes of local headers."""
     text = (HERE / path).read_text(encoding="utf-8")
@@ -162,12 +180,14 @@ def header_text(path: str) -> str:
 
 def chosen(wanted: tuple[str, ...], int8: bool) -> list[str]:
     """The wanted instruction sets that this precision has kernels for, best first; plain C is always the last."""
+    if MICRO in wanted and int8:
+        return [MICRO]
     return [name for name in (S8 if int8 else F32) if name in wanted or name == "scalar"]
 
 
 def target_words(name: str) -> tuple[str, ...]:
     """What kernels of an instruction set call their functions' target by; some share kernels of a lesser one."""
-    return () if name == "scalar" else ("AVX2",) if name == "avx2vnni" else (name.upper(),)
+    return () if name in ("scalar", MICRO) else ("AVX2",) if name == "avx2vnni" else (name.upper(),)
 
 
 def kernels_of(name: str, int8: bool, needs: Needs) -> str:
@@ -176,6 +196,7 @@ def kernels_of(name: str, int8: bool, needs: Needs) -> str:
     entries = ENTRIES_S8 if int8 else ENTRIES_F32
     text = "".join(f"#define LM_TARGET_{word}\n" for word in target_words(name))
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
+    text += f"#define LM_RUN {WORD}\n" if name == MICRO else ""
     kept = [kernel for kernel in isa.kernels if not needs.leaves_out(kernel)]
     text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), needs.calls) for kernel in kept)
     if needs.ordered:
@@ -196,7 +217,7 @@ def kernels_of(name: str, int8: bool, needs: Needs) -> str:
 def guard(name: str, int8: bool) -> str:
     """When a compiler may use an instruction set."""
     condition = (S8 if int8 else F32)[name].condition
-    return condition if name == "scalar" else f"{condition} && !defined(LM_FORCE_SCALAR)"
+    return condition if name in ("scalar", MICRO) else f"{condition} && !defined(LM_FORCE_SCALAR)"
 
 
 def kernel_block(wanted: tuple[str, ...], int8: bool, needs: Needs) -> str:

@@ -96,6 +96,7 @@ class CodeWriter(LayerWriter):
             "add_step": self.buffer(add).pixel_step if add else 0,
             "add_scale": float_literal(float(quantised.addend(add, layer.output))) if add else "0.0f",
             "vectors": place.pixel.vectors,
+            **({"lanes": place.pixel.lanes} if self.plan.tight else {}),
             "pixels": pixels,
             "low": self._low(layer),
             "positive": self._positive(layer),
@@ -225,7 +226,7 @@ class CodeWriter(LayerWriter):
             "y": self.row(layer.output, "y"),
             "y_step": target.buffer.pixel_step,
             "out_width": layer.output.shape.width,
-            "blocks": target.pixel.lanes // 64,
+            **({"lanes": target.pixel.lanes} if self.plan.tight else {"blocks": target.pixel.lanes // 64}),
             "low": self._low(layer),
             "positive": self._positive(layer),
         }

@@ -26,6 +26,8 @@ VECTOR = 16
 """Float lanes are handed out in runs of this many, so that no kernel ever needs a remainder."""
 BYTES = 64
 """The same for int8."""
+WORD = 4
+"""The same for int8 on microcontrollers, where memory is what counts."""
 
 
 def padded(count: int, step: int = VECTOR) -> int:
@@ -77,8 +79,9 @@ class Pixel:
 class Layouts:
     """Decides every tensor's pixel; `parent` tells in which concat, and at which lane, a tensor is written."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, tight: bool = False) -> None:
         self.graph = graph
+        self._bytes = WORD if tight else BYTES
         self._group: dict[int, int] = {}
         self._tensors: dict[int, Tensor] = {}
         for layer in graph.layers:
@@ -104,7 +107,7 @@ class Layouts:
 
     def pixel(self, tensor: Tensor) -> Pixel:
         """The layout of a tensor's pixel."""
-        return Pixel(self._runs_of(tensor), VECTOR if tensor.step is None else BYTES)
+        return Pixel(self._runs_of(tensor), VECTOR if tensor.step is None else self._bytes)
 
     def _runs_of(self, tensor: Tensor, depth: int = 0) -> tuple[int, ...]:
         root = self._root(id(tensor))

@@ -118,6 +118,13 @@ def pack_dense_int8(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.
     return np.asarray(np.concatenate(parts), np.int8)
 
 
+def pack_dense_micro(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.int8]:
+    """[k / 4][lane][k % 4]: one panel of all lanes."""
+    matrix = layer.weights.transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
+    lanes = pad_groups(to_lanes(matrix, output), runs).astype(np.int8)
+    return np.ascontiguousarray(lanes.reshape(-1, 4, lanes.shape[1]).transpose(0, 2, 1)).reshape(-1)
+
+
 def byte_order(lanes: int) -> NDArray[np.intp]:
     """How interleaving orders 64 bytes: [block][sub][lane] holds channel 16 * (lane / 4) + 4 * sub + lane % 4."""
     block, sub, lane = np.mgrid[0 : lanes // 64, 0:4, 0:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.c.isas import F32, HERE, NAMES, S8, chosen
+from export.c.isas import F32, HERE, MICRO, NAMES, S8, chosen
 from export.c.names import rename
 
 PACKAGE = {
@@ -52,6 +52,7 @@ def single(header: str, source: str) -> str:
 def package_files(summary: str, form: Form, prefix: str, int8: bool) -> dict[str, str]:
     """What lies beside the two files."""
     titles = [(S8 if int8 else F32)[name].title for name in chosen(form.isas, int8)]
+    titles += ["Arm DSP"] if int8 and MICRO in form.isas else []
     words = {
         "@SUMMARY@": summary,
         "@ISAS@": ", ".join(titles),

@@ -85,6 +85,7 @@ class Plan:
     buffers: list[Buffer]
     arena: int
     lower_bound: int
+    tight: bool = False
 
     def place(self, tensor: Tensor) -> Place:
         return self.places[id(tensor)]
@@ -98,6 +99,8 @@ class Tuning:
     band: int = 1
     group_weights: int = 400 << 10
     max_rate: int = 8
+    tight: bool = False
+    """Int8 maps without lanes to spare, for microcontrollers."""
 
 
 LARGEST_STREAMED = 7
@@ -281,7 +284,7 @@ def _scales(layers: list[Layer], face: Tensor) -> dict[int, int]:
 
 def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     """Lay out, group, schedule and place everything."""
-    layouts = Layouts(graph)
+    layouts = Layouts(graph, tuning.tight)
     face = graph.input
     for layer in graph.consumers(face):
         if not isinstance(layer, Dense) or layer.pad != layer.kernel // 2 or layer.pad < 1:
@@ -317,7 +320,7 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
     arena, bound = _arena(buffers)
     if arena > MAX_ARENA:
         raise InputError(f"C export: the model needs {arena} bytes of working memory, the limit is {MAX_ARENA}")
-    return Plan(graph, groups, places, buffers, arena, bound)
+    return Plan(graph, groups, places, buffers, arena, bound, tuning.tight)
 
 
 def face_pad(graph: Graph) -> int:

@@ -91,7 +91,8 @@ def run(
     c_isa: Annotated[
         str | None,
         typer.Option(
-            "--c-isa", help="Instruction sets to hold kernels for, comma-separated. (default: all; plain C always)"
+            "--c-isa",
+            help="Instruction sets to hold kernels for, comma-separated, or micro: the least memory. (default: all)",
         ),
     ] = None,
     max_ram: Annotated[

@@ -25,6 +25,8 @@
 #define LM_ALONE(value) __asm__("" : "+x"(value))
 #elif defined(__GNUC__) && defined(__aarch64__)
 #define LM_ALONE(value) __asm__("" : "+w"(value))
+#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP)
+#define LM_ALONE(value) __asm__("" : "+t"(value))
 #elif defined(__GNUC__)
 #define LM_ALONE(value) __asm__("" : "+m"(value))
 #else
@@ -62,6 +64,7 @@ typedef struct lm_qgemm_args {
     size_t add_step;
     float add_scale;
     int vectors;
+    int lanes; /* for microcontrollers: lanes of an output pixel, a multiple of four; weights are [k / 4][lane][4] */
     int pixels;
     int low;
     int positive; /* no input code is negative */
@@ -81,6 +84,7 @@ typedef struct lm_qdw_args {
     size_t y_step;
     int out_width;
     int blocks;
+    int lanes; /* for microcontrollers: channels, a multiple of four */
     int low;
     int positive;
 } lm_qdw_args;
@@ -104,12 +108,19 @@ typedef struct lm_ordered_args {
 /* Rounds to even and clamps to low..127. Clamping comes first: so no product can be fused into the rounding. */
 static LM_UNUSED int lm_round_code(float value, int low)
 {
+#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) /* one instruction that rounds; whole limits may come after it */
+    int32_t code;
+    __asm__("vcvtr.s32.f32 %0, %0" : "+t"(value));
+    memcpy(&code, &value, sizeof code);
+    return code < low ? low : code > 127 ? 127 : code;
+#else
     const float floor_value = (float)low;
     float whole;
     value = value < floor_value ? floor_value : value > 127.0f ? 127.0f : value;
     whole = value + 12582912.0f;
     LM_ALONE(whole);
     return (int)(whole - 12582912.0f);
+#endif
 }
 
 #endif

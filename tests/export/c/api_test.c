@@ -23,8 +23,10 @@ static void contexts(void)
     uint8_t *block = (uint8_t *)malloc(LM_ARENA_BYTES + 2 * GUARD + LM_ARENA_ALIGN);
     uint8_t *arena = (uint8_t *)lm_align(block + GUARD);
     struct { float before[16], xy[2 * LM_POINTS], after[16]; } out;
-    lm_ctx ctx;
+    lm_ctx ctx, blank;
+    float in_place[2 * LM_POINTS];
     int layer = 7;
+    memset(&blank, 0, sizeof blank);
     memset(block, 0xa5, LM_ARENA_BYTES + 2 * GUARD + LM_ARENA_ALIGN);
     memset(&out, 0x5a, sizeof out);
     CHECK(lm_arena_bytes() == LM_ARENA_BYTES);
@@ -40,6 +42,11 @@ static void contexts(void)
     CHECK(lm_run(&ctx, NULL, out.xy) == LM_ERR_NULL);
     CHECK(lm_run(&ctx, face, NULL) == LM_ERR_NULL);
     CHECK(lm_run(&ctx, face, out.xy) == LM_OK);
+    CHECK(lm_face(NULL) == NULL && lm_face(&blank) == NULL);
+    CHECK(lm_face(&ctx) >= arena && lm_face(&ctx) + sizeof face <= arena + LM_ARENA_BYTES);
+    memcpy(lm_face(&ctx), face, sizeof face); /* the network does not touch it */
+    CHECK(lm_run(&ctx, lm_face(&ctx), in_place) == LM_OK && memcmp(in_place, out.xy, sizeof in_place) == 0);
+    CHECK(lm_run(&ctx, lm_face(&ctx), in_place) == LM_OK && memcmp(in_place, out.xy, sizeof in_place) == 0);
     CHECK(lm_selftest(&ctx, NULL) == LM_OK);
     CHECK(lm_selftest(&ctx, &layer) == LM_OK && layer == -1);
     for (uint8_t *p = block; p < arena; p++) {

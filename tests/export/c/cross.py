@@ -1,6 +1,6 @@
 """Cross compilers and emulators: what builds for another machine, runs there, and how large it is.
 
-`python -m tests.export.c.cross` prints the table of docs/c-microcontroller.md for GhostOne at width 0.25, int8, 112 px.
+`python -m tests.export.c.cross` prints the table of docs/c-embedding.md for GhostOne at width 0.25, int8, 112 px.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ CORES = {
     "cortex-m33": ("-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
 }
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O2", "-mthumb", "-ffunction-sections")
+TICK = 40
+"""Instructions in a tick of the timer."""
 LINK = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
 
 
@@ -43,6 +45,8 @@ class BoardRun:
     """What the program printed."""
 
     landmarks: NDArray[np.float32]
+    instructions: int
+    """That one face took."""
     stack: int
     selftest: int
 
@@ -66,13 +70,14 @@ def firmware(package: Path, out: Path, core: str = "cortex-m7") -> Firmware:
 def run_on_board(program: Path, points: int) -> BoardRun:
     """Under qemu's model of an MPS2 board with a Cortex-M7."""
     command = [QEMU_ARM, "-M", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-icount", "shift=0"]  # every instruction takes a nanosecond, and the timer's clock 40 of them
     command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(program)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     numbers = [int(line, 16) for line in (result.stdout + result.stderr).split()]
-    assert result.returncode == 0 and len(numbers) == 1 + 2 * (1 + 2 * points) + 2, result.stderr[-500:]
+    assert result.returncode == 0 and len(numbers) == 1 + 2 * (1 + 2 * points) + 3, result.stderr[-500:]
     assert numbers[0] == 0 and numbers[1] == 0 and numbers[2 + 2 * points] == 0
-    bits = np.array([numbers[2 : 2 + 2 * points], numbers[3 + 2 * points : -2]], np.uint32)
-    return BoardRun(bits.view(np.float32), numbers[-2], numbers[-1])
+    bits = np.array([numbers[2 : 2 + 2 * points], numbers[3 + 2 * points : -3]], np.uint32)
+    return BoardRun(bits.view(np.float32), TICK * numbers[-3], numbers[-2], numbers[-1])
 
 
 def board_faces(size: int) -> NDArray[np.uint8]:
@@ -92,13 +97,15 @@ def main() -> None:
     spec = spec_of("ghostone", 0.25, 112, 98)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch)
-        report = exported(int8_model(fp32_model(spec)), spec, package, True)
-        print(f"GhostOne 0.25, 98 points, 112 px, int8; weights {report.weight_bytes} bytes")
-        for core in CORES:
-            built = firmware(package, package / core, core)
-            print(f"{core}: flash {built.flash} bytes, RAM {built.ram} bytes (arena {report.arena_bytes})")
-        run = run_on_board(package / "cortex-m7", spec.points)
-        print(f"cortex-m7 under qemu: self-test {run.selftest}, stack {run.stack} bytes")
+        for isa in ("micro", "scalar"):
+            report = exported(int8_model(fp32_model(spec)), spec, package, True, isas=(isa,))
+            print(f"GhostOne 0.25, 98 points, 112 px, int8, --c-isa {isa}: weights {report.weight_bytes} bytes")
+            for core in CORES:
+                built = firmware(package, package / core, core)
+                print(f"{core}: flash {built.flash} bytes, RAM {built.ram} bytes (arena {report.arena_bytes})")
+            run = run_on_board(package / "cortex-m7", spec.points)
+            millions = run.instructions / 1e6
+            print(f"cortex-m7, qemu: {millions:.1f} M instructions, stack {run.stack} bytes, self-test {run.selftest}")
 
 
 if __name__ == "__main__":

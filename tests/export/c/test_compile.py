@@ -126,16 +126,18 @@ def replay(plan: Plan) -> None:
                         rows = input_rows(step.layer, row, position)
                         for source in rows:
                             if 0 <= source < tensor.shape.height:
-                                for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                                for lane in range(
+                                    place.lane, place.lane + place.pixel.lanes, min(16, place.pixel.unit)
+                                ):
                                     slot = (id(place.buffer), source % place.buffer.rows)
                                     assert memory.get((*slot, lane)) == source, (step.layer.name, row, source)  # type: ignore[call-overload]
                     if not isinstance(step.layer, Pool):
                         place = plan.place(step.layer.output)
-                        for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                        for lane in range(place.lane, place.lane + place.pixel.lanes, min(16, place.pixel.unit)):
                             memory[(id(place.buffer), row % place.buffer.rows, lane)] = row  # type: ignore[index, assignment]
                     else:
                         place = plan.place(step.layer.output)
-                        for lane in range(place.lane, place.lane + place.pixel.lanes, 16):
+                        for lane in range(place.lane, place.lane + place.pixel.lanes, min(16, place.pixel.unit)):
                             memory[(id(place.buffer), 0, lane)] = 0  # type: ignore[index, assignment]
 
 

@@ -4575,6 +4575,11 @@ lm_status lm_crop_image(const lm_image *image, const lm_box *box, uint8_t *face)
     return status;
 }
 
+uint8_t *lm_face(lm_ctx *ctx)
+{
+    return lm_check_ctx(ctx) == LM_OK ? (uint8_t *)ctx->arena + LM_FACE_OFFSET : NULL;
+}
+
 lm_status lm_run_image(lm_ctx *ctx, const lm_image *image, const lm_box *box, float *xy)
 {
     lm_region region;
@@ -4586,7 +4591,7 @@ lm_status lm_run_image(lm_ctx *ctx, const lm_image *image, const lm_box *box, fl
     if (image == NULL || box == NULL || xy == NULL) {
         return LM_ERR_NULL;
     }
-    face = (uint8_t *)ctx->arena + LM_FACE_OFFSET;
+    face = lm_face(ctx);
     status = lm_crop_image(image, box, face);
     if (status == LM_OK) {
         status = lm_run(ctx, face, xy);

@@ -97,6 +97,10 @@ lm_status lm_run_image(lm_ctx *ctx, const lm_image *image, const lm_box *box, fl
 /* The crop that lm_run_image makes, for those who want to look at it: LM_INPUT_HEIGHT x LM_INPUT_WIDTH x 3 bytes. */
 lm_status lm_crop_image(const lm_image *image, const lm_box *box, uint8_t *face);
 
+/* The place in the arena where lm_run_image makes its crop. A face that you prepare there and hand to lm_run needs no memory of its
+   own. NULL when the context was not set up. */
+uint8_t *lm_face(lm_ctx *ctx);
+
 /* Run the embedded face and compare every layer; on LM_ERR_SELFTEST `bad_layer` (may be NULL) is the first that differs, else -1. */
 lm_status lm_selftest(lm_ctx *ctx, int *bad_layer);
 
