@@ -121,15 +121,29 @@ def draw(rows: dict[str, dict[str, object]], path: Path) -> None:
     from matplotlib import pyplot
 
     known = {name: row for name, row in rows.items() if "nme" in row and "c_us" in row}
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name, row in known.items():
+    figure, axes = pyplot.subplots(figsize=(9, 5.5))
+    sizes = {row["pixels"] for row in known.values()}
+    where = "".join(f", {size} px" for size in sizes) if len(sizes) == 1 else ""
+    slowest = max((float(str(row["c_us"])) for row in known.values()), default=1.0)
+    taken: list[tuple[float, float]] = []
+    for name, row in sorted(known.items(), key=lambda item: float(str(item[1]["nme"]))):
         x, y = float(str(row["c_us"])), float(str(row["nme"]))
-        axes.scatter(x, y, s=12 + 60 * float(str(row["params_m"])), alpha=0.7)
-        axes.annotate(f"{name} ({row['pixels']} px)", (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8)
+        axes.scatter(x, y, s=12 + 30 * float(str(row["params_m"])), alpha=0.7)
+        left = x > slowest / 4
+        text = name if where else f"{name} ({row['pixels']} px)"
+        near = any(abs(np.log(x / u)) < 1.3 and abs(y - v) < 0.8 for u, v in taken)
+        place = (-9 if left else 7, 10 if near else -3)
+        axes.annotate(
+            text, (x, y), xytext=place, textcoords="offset points", fontsize=8, ha="right" if left else "left"
+        )
+        taken.append((x, y))
     axes.set(
-        xscale="log", xlabel="C, one core: microseconds a face (log)", ylabel="NME %", title="accuracy against latency"
+        xscale="log",
+        xlabel="C, one core: microseconds a face (log)",
+        ylabel="NME %",
+        title=f"accuracy against latency{where}",
     )
-    axes.margins(0.2)
+    axes.margins(0.15)
     axes.grid(alpha=0.3, which="both")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
