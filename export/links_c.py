@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from export.c import COptions, CReport, export_c
 from export.c.dispatch import dispatch_order
-from export.c.isas import NAMES, check_isas
+from export.c.isas import MICRO, NAMES, check_isas
 from export.c.names import check_prefix
 from export.links import NOISE_IMAGES, NOISE_SEED
 from export.oracle import Oracle
@@ -86,12 +86,12 @@ class CRequest:
 def refuse_c_request(request: CRequest) -> None:
     """Everything that can be wrong with a request before there is a model."""
     check_prefix(request.prefix)
+    for isa in request.isas:
+        if isa not in (*NAMES, MICRO):
+            raise UsageError(f"--c-isa {isa}: unknown instruction set; known: {', '.join(NAMES)}, or {MICRO} alone")
     if not request.isas:
         raise UsageError(f"--c-isa: expected at least one of {', '.join(NAMES)}")
-    try:
-        check_isas(request.isas)
-    except UsageError as error:
-        raise UsageError(f"--c-isa: {error}") from None
+    check_isas(request.isas)
     if request.dispatch:
         for precision in request.precisions:
             dispatch_order(request.isas, precision == "int8")
