@@ -29,7 +29,7 @@ from export.c.pack import (
     pack_dense_micro,
     pack_depthwise,
     pack_depthwise_int8,
-    pack_depthwise_to_float,
+    pack_depthwise_taps,
     pack_ordered,
     to_lanes,
 )
@@ -183,7 +183,7 @@ def _pack_codes(plan: Plan) -> tuple[_Codes, dict[int, CodeWeights]]:
             pack = pack_dense_micro if plan.tight else pack_dense_int8
             packed = pack(layer, pixel, k_runs(layer, gemm_mode(layer, plan.graph.input), spans))
         elif to_float or plan.tight:
-            packed = pack_depthwise_to_float(layer, pixel)
+            packed = pack_depthwise_taps(layer, pixel)
         else:
             packed = pack_depthwise_int8(layer, pixel)
             rows = [values[byte_order(pixel.lanes)] for values in rows]

@@ -95,9 +95,10 @@ def export_c(
         raise InputError(
             f"C export: the model needs {sources.arena} bytes of working memory, --max-ram allows {options.max_ram}"
         )
-    graph = plan.graph
     target = Path(directory)
     for name, text in sources.files.items():
         write_text(target / name, text)
     files = tuple(target / name for name in sources.files)
-    return CReport(files, sources.arena, plan.lower_bound, sources.weight_bytes, graph.macs, tuple(sources.layers), sha)
+    return CReport(
+        files, sources.arena, plan.lower_bound, sources.weight_bytes, plan.graph.macs, tuple(sources.layers), sha
+    )

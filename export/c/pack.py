@@ -131,7 +131,7 @@ def byte_order(lanes: int) -> NDArray[np.intp]:
     return np.asarray(block * 64 + 16 * (lane // 4) + 4 * sub + lane % 4).reshape(-1)
 
 
-def pack_depthwise_to_float(layer: Depthwise, pixel: Pixel) -> NDArray[np.int8]:
+def pack_depthwise_taps(layer: Depthwise, pixel: Pixel) -> NDArray[np.int8]:
     """[tap][lane]."""
     taps = to_lanes(layer.weights.reshape(len(layer.weights), 9).T, pixel)
     return np.ascontiguousarray(taps).astype(np.int8).reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from functools import cache
 from pathlib import Path
@@ -154,6 +155,28 @@ def test_a_broken_kernel_is_noticed(mutant: tuple[str, str, str], tmp_path: Path
     source.write_text(text.replace(old, new), encoding="utf-8")
     run = cross.run_on_board(cross.firmware(tmp_path, tmp_path / "firmware.elf").path, spec.points)
     assert run.landmarks.tobytes() != wanted(model, spec, cross.board_faces(spec.input_size)) and run.selftest != 0
+
+
+def test_a_largest_code_is_written_to_its_own_lanes_only(tmp_path: Path) -> None:
+    """Pixels of 12 bytes: a kernel that works on 16 lanes would write into the next pixel, and behind the last one."""
+    net = spec_of(*OTHER[1])
+    exported(model_of(OTHER[1])[1], net, tmp_path, True, isas=(MICRO,))
+    source = (tmp_path / "landmarks.c").read_text(encoding="utf-8")
+    (tmp_path / "pool.c").write_text(
+        f"""{source}
+void largest(const uint8_t *x, uint8_t *y) {{
+    const uint8_t *rows[2] = {{x, x}};
+    lm_qmaxpool_row(rows, 2, 12, 4, 2, 0, y, 12, 2, 12);
+}}
+""",
+        encoding="utf-8",
+    )
+    library = ctypes.CDLL(str(compile_c([tmp_path / "pool.c"], tmp_path / "pool.so", "-O1", "-w", "-fPIC", "-shared")))
+    x = np.random.default_rng(0).integers(0, 256, (4, 12), dtype=np.uint8)
+    y = np.full(40, 77, np.uint8)
+    library.largest(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
+    assert (y[:24].view(np.int8).reshape(2, 12) == x.view(np.int8).reshape(2, 2, 12).max(axis=1)).all()
+    assert (y[24:] == 77).all()
 
 
 def test_it_goes_with_no_other_instruction_set() -> None:
