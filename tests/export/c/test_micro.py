@@ -18,6 +18,7 @@ import golden
 from c_nets import STRICT, Net, compile_c, exported, faces, fp32_model, int8_model, run_program, spec_of
 from test_compile import replay
 from test_cross import need
+from test_mixed import NETS, first_convolution, matches_the_oracle, plain, some_nodes
 from zoo_nets import OTHERS, zoo_model
 
 from export.c import COptions, export_c
@@ -111,6 +112,17 @@ int main(void)
     result = run_program(program)
     assert result.returncode == 0, result.stderr[:2000]
     assert result.stdout.strip() == "C99"
+
+
+@pytest.mark.parametrize("name", ["ghostone", "ghostnet-slim"])
+def test_layers_that_stay_float_take_part(name: str, tmp_path: Path) -> None:
+    spec = NETS[name]
+    model = int8_model(plain(name), float_nodes=[*some_nodes(name, 5, 1), first_convolution(name)])
+    exported(model, spec, tmp_path, True, isas=(MICRO,))
+    flags = (*STRICT, "-O1", "-fPIC", "-shared")
+    assert matches_the_oracle(
+        model, Net(compile_c([tmp_path / "landmarks.c"], tmp_path / "net.so", *flags), spec), spec
+    )
 
 
 def board(folder: Path, model: ModelProto, spec: ModelSpec, isas: tuple[str, ...]) -> cross.BoardRun:
