@@ -25,6 +25,7 @@ from train.faces import Opened, augmentation, model_spec, open_all, prepare_face
 from train.failures import explained, refuse_divergence
 from train.form import Form, PlainForm
 from train.interrupt import Wish, listening
+from train.leaks import shared_pictures
 from train.losses import Extras
 from train.machine import Machine, prepare, settled, without_denormals
 from train.measure import Jury
@@ -117,7 +118,7 @@ class Training:
         with_pose = self.objective.pose > 0
         self.loader = faces.loader(recipe, self.spec, augment, team, self.teachers.views, with_pose)
         self.jury = Jury(self.form, machine, team)
-        self.validation = faces.validation
+        self.faces, self.validation = faces, faces.validation
         self.crops = self.jury.cut(self.validation, watch.working)
         seen = faces.fingerprint(self.teachers.digest)
         self.state = TrainingState(
@@ -207,6 +208,9 @@ class Training:
                     f"the run used {before} threads, now {now}: it goes on, but not bit for bit as it would have"
                 )
         else:
+            if self.team.leads:
+                for warning in shared_pictures(self.recipe, self.faces, self.opened, self.watch.working):
+                    self.watch.note(warning)
             self.begin_fresh()
         if self.team.leads:
             write_text(self.run.recipe, self.recipe.to_toml())

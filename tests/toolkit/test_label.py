@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from family import state
 
+from runtime.errors import UsageError
 from runtime.images import write_image
 from runtime.layouts import IBUG68_IN_WFLW98
 from runtime.spec import ModelSpec
@@ -140,3 +142,93 @@ def test_it_does_not_overwrite(models: list[str], tmp_path: Path, capsys: pytest
     (tmp_path / "out" / "mine").write_text("mine")
     assert run("label", "synth:2", "--model", models[0], "-o", str(tmp_path / "out")) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_faces_of_a_test_set_are_left_out(
+    models: list[str], faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test set holds two of the six photos, under other names; labels of other points lie a little elsewhere."""
+    source = open_source(faces, split="train")
+    lines = []
+    for index in (1, 4):
+        sample = source.sample(index)
+        write_image(tmp_path / "tests" / "images" / f"t{index}.png", source.photo(index))
+        lines.append(" ".join(f"{v:.4f}" for v in sample.points.ravel()) + f" t{index}.png")
+    (tmp_path / "tests" / "list_98pt_test.txt").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    given = (
+        "label",
+        str(faces),
+        "--split",
+        "train",
+        "--model",
+        models[0],
+        "-o",
+        str(out),
+        *LOOSE,
+        "--half-weight",
+        "0",
+    )
+    assert run(*given, "--apart-from", str(tmp_path / "tests")) == 0
+    shown = capsys.readouterr().out
+    assert "the same picture is in" in shown and "4 faces, median" in shown
+    opened = open_source(out)
+    kept = {opened.sample(index).image.name for index in range(len(opened))}
+    assert kept == {source.sample(index).image.name for index in (0, 2, 3, 5)}
+    facts = json.loads((out / "labels.json").read_text())
+    assert facts["fates"] == {"kept": 4, "twin": 2} and len(facts["apart_from"]) == 1
+    assert (out / "disagreement.csv").read_text().count(",twin\n") == 2
+
+
+def test_a_test_list_is_cut_by_photo(models: list[str], tmp_path: Path) -> None:
+    """Faces in pairs: two boxes on each of ten photos."""
+    synthetic = open_source("synth:10@4")
+    rows = ["path,x0,y0,x1,y1"]
+    for index in range(10):
+        write_image(tmp_path / "faces" / f"{index}.png", synthetic.photo(index))
+        rows += [f"{index}.png,30,30,120,120", f"{index}.png,20,40,110,130"]
+    (tmp_path / "faces" / "boxes.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    given = ("label", str(tmp_path / "faces"), "--model", models[0], "-o", str(out), *LOOSE, "--refine", "0")
+    assert run(*given, "--test-fraction", "0.3") == 0
+    names = {}
+    for split in ("train", "test"):
+        opened = open_source(out, split=split)  # type: ignore[arg-type]
+        names[split] = [opened.sample(index).image.name for index in range(len(opened))]
+        assert opened.sample(0).weights is not None
+    assert len(names["train"]) == 14 and len(names["test"]) == 6
+    assert not set(names["train"]) & set(names["test"])
+    assert json.loads((out / "labels.json").read_text())["test_fraction"] == 0.3
+
+
+def test_small_faces_are_left_out(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, index in ((160, 0), (48, 1)):
+        write_image(tmp_path / "photos" / f"{index}.png", open_source("synth:2@4").photo(index)[:size, :size])
+    given = ("label", str(tmp_path / "photos"), "--model", models[0], *LOOSE, "--detector", "whole")
+    assert run(*given, "-o", str(tmp_path / "all")) == 0
+    assert run(*given, "-o", str(tmp_path / "large"), "--min-face", "100") == 0
+    assert [len(open_source(tmp_path / name)) for name in ("all", "large")] == [2, 1]
+    assert run(*given, "-o", str(tmp_path / "none"), "--min-face", "500") == 2
+    assert "finds no face of 500 pixels and more in 2 photos" in capsys.readouterr().err
+    assert run("label", "synth:2", "--model", models[0], "-o", str(tmp_path / "x"), "--min-face", "9") == 2
+    assert "together with --detector" in capsys.readouterr().err
+
+
+def test_boxes_of_another_search_are_not_taken_up(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job interrupted after detecting keeps its boxes; one that looks for larger faces looks again."""
+    import train.label.job
+
+    for size, index in ((160, 0), (48, 1)):
+        write_image(tmp_path / "photos" / f"{index}.png", open_source("synth:2@4").photo(index)[:size, :size])
+    out = tmp_path / "out"
+    given = ("label", str(tmp_path / "photos"), "--model", models[0], *LOOSE, "--detector", "whole", "-o", str(out))
+    with monkeypatch.context() as broken:
+        broken.setattr(train.label.job, "_claim", lambda *_: (_ for _ in ()).throw(UsageError("stopped")))
+        assert run(*given) == 2
+    assert len(list((tmp_path / "out.partial").glob("boxes*.csv"))) == 1
+    assert run(*given, "--min-face", "100") == 0
+    assert len(open_source(out)) == 1

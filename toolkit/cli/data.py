@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.cli import console, label
+from toolkit.cli import console, data_pairs, label
 
 if TYPE_CHECKING:
     from train.data.problems import OnError
@@ -64,6 +64,11 @@ def _open(text: str, split: Split | None, strict: bool) -> FaceSource:
         )
     _name_broken(source)
     return source
+
+
+def open_named(text: str, split: Split | None) -> FaceSource:
+    """A source as the other commands open it; broken faces are named and left out."""
+    return _open(text, split, strict=False)
 
 
 def _name_broken(source: FaceSource, already: int = 0) -> None:
@@ -213,3 +218,5 @@ def pack(
 
 
 app.command("label", epilog=label.EPILOG)(label.label)
+app.command("overlap", epilog=data_pairs.OVERLAP_EPILOG)(data_pairs.overlap)
+app.command("compare", epilog=data_pairs.COMPARE_EPILOG)(data_pairs.compare)

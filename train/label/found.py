@@ -25,9 +25,16 @@ def photos_under(folder: Path) -> list[Path]:
 
 
 def find_faces(
-    photos: list[Path], detector: Detector, table: Path, progress: Callable[[], object] | None = None
+    photos: list[Path],
+    detector: Detector,
+    table: Path,
+    progress: Callable[[], object] | None = None,
+    min_face: float = 0.0,
 ) -> int:
-    """Write `boxes.csv` of every face that a detector finds; gives the number of photos that could not be read."""
+    """Write `boxes.csv` of every face that a detector finds; gives the number of photos that could not be read.
+
+    Faces whose box is shorter than `min_face` pixels on both sides are left out.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(HEADER)
@@ -39,12 +46,15 @@ def find_faces(
             detections, broken = [], broken + 1
         for detection in detections:
             box = detector.rule.apply(detection.box)
+            if max(box.width, box.height) < min_face:
+                continue
             writer.writerow([path.absolute().as_posix(), *(f"{edge:.2f}" for edge in (box.x0, box.y0, box.x1, box.y1))])
             faces += 1
         if progress is not None:
             progress()
     if not faces:
-        raise InputError(f"{photos[0].parent}: detector {detector.name} finds no face in {len(photos)} photos")
+        large = f" of {min_face:g} pixels and more" if min_face else ""
+        raise InputError(f"{photos[0].parent}: detector {detector.name} finds no face{large} in {len(photos)} photos")
     write_text(table, stream.getvalue())
     return broken
 

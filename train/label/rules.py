@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from runtime.errors import UsageError
 
 KEPT, DISAGREE, APART, OUTSIDE, UNREADABLE = "kept", "disagreement", "distance", "outside", "unreadable"
+TWIN = "twin"
 FATES = {
     KEPT: "kept",
     DISAGREE: "left out: the models disagree",
     APART: "left out: the models are far from the known points",
     OUTSIDE: "left out: points outside the photo",
     UNREADABLE: "left out: photo unreadable",
+    TWIN: "left out: the same picture is in the data to stay apart from",
 }
 """What became of a face, in words."""
 

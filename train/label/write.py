@@ -19,8 +19,10 @@ from runtime.images import write_image
 from runtime.layouts import Layout
 from train.data.angles import ANGLES_NAME
 from train.data.angles import HEADER as ANGLES_HEADER
+from train.data.combine import SubsetSource
 from train.data.confidence import weights_beside, weights_text
 from train.data.sample import ATTRIBUTES, FaceSample, FaceSource
+from train.data.split import split_by_group
 from train.label.job import Labels
 from train.label.pictures import draw_disagreement, worst_sheet
 from train.label.rules import FATES
@@ -28,6 +30,7 @@ from train.label.rules import FATES
 IMAGES = "images"
 FACTS_NAME = "labels.json"
 TABLE_NAME = "disagreement.csv"
+SPLIT_SEED = 0
 
 
 def require_place(target: Path) -> None:
@@ -45,12 +48,17 @@ def write_labels(
     layout: Layout,
     settings: dict[str, Any],
     progress: Callable[[], object] | None = None,
+    test_fraction: float = 0.0,
 ) -> Path:
-    """Write list, weights, photos, facts and pictures; the folder appears only when whole."""
+    """Write list, weights, photos, facts and pictures; the folder appears only when whole.
+
+    With a `test_fraction` about so many of the faces make a test list beside the training list, whole photos at a time.
+    """
     kept = labels.kept
     if not kept:
         reasons = ", ".join(f"{count} {FATES[fate]}" for fate, count in labels.counts().items())
         raise InputError(f"{source.name}: no face is left to write ({reasons}); loosen the limits or add models")
+    lists = _lists(source, kept, test_fraction)
     require_place(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +66,7 @@ def write_labels(
     except OSError as error:
         raise DiskError(f"{target}: cannot write: {error.strerror or error}") from error
     try:
-        _fill(building, source, labels, layout, settings, progress)
+        _fill(building, source, labels, layout, {**settings, "test_fraction": test_fraction}, progress, lists)
         building.chmod(0o755)
         if target.exists():
             target.rmdir()
@@ -77,28 +85,38 @@ def _fill(
     layout: Layout,
     settings: dict[str, Any],
     progress: Callable[[], object] | None,
+    lists: dict[str, list[int]],
 ) -> None:
     kept = labels.kept
-    names = _names([source.sample(index) for index in kept])
-    lines, angles = [], [",".join(ANGLES_HEADER)]
-    for index, name in zip(kept, names, strict=True):
+    names = dict(zip(kept, _names([source.sample(index) for index in kept]), strict=True))
+    angles = [",".join(ANGLES_HEADER)]
+    for index, name in names.items():
         sample = source.sample(index)
         _place_photo(root / IMAGES / name, source, index)
-        lines.append(_line(labels.points[index], sample, name))
         if sample.angles is not None:
             angles.append(_row([name, *(f"{angle:.6f}" for angle in sample.angles)]))
         if progress is not None:
             progress()
-    split = getattr(source, "split", None) or "train"
-    path = root / f"list_{layout.count}pt_rect_attr_{split}.txt"
-    write_text(path, "".join(line + "\n" for line in lines))
-    write_text(weights_beside(path), weights_text(names, [labels.weights[index] for index in kept]))
+    for split, rows in lists.items():
+        path = root / f"list_{layout.count}pt_rect_attr_{split}.txt"
+        write_text(path, "".join(_line(labels.points[row], source.sample(row), names[row]) + "\n" for row in rows))
+        write_text(
+            weights_beside(path), weights_text([names[row] for row in rows], [labels.weights[row] for row in rows])
+        )
     if len(angles) > 1:
         write_text(root / ANGLES_NAME, "\n".join(angles) + "\n")
     write_text(root / TABLE_NAME, _table(source, labels))
     write_json(root / FACTS_NAME, {**settings, "fates": labels.counts()})
     draw_disagreement(labels, settings["rules"], root / "disagreement.png")
     write_image(root / "worst.png", worst_sheet(source, labels, layout))
+
+
+def _lists(source: FaceSource, kept: list[int], test_fraction: float) -> dict[str, list[int]]:
+    """The kept faces by list: one, named as the source's split, or a training and a test list."""
+    if not test_fraction:
+        return {getattr(source, "split", None) or "train": kept}
+    train, test = split_by_group(SubsetSource(source, kept), test_fraction, SPLIT_SEED)
+    return {"train": [kept[row] for row in train], "test": [kept[row] for row in test]}
 
 
 def _names(samples: Sequence[FaceSample]) -> list[str]:
