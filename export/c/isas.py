@@ -129,7 +129,7 @@ S8: dict[str, Isa] = {
 NAMES = ("avx512", "avx2vnni", "avx2", "neon", "sse2", "scalar")
 """All instruction sets, best first."""
 MICRO = "micro"
-"""Not one of them: int8 maps as small as they can be, plain C, and the DSP instructions of Arm's microcontrollers."""
+"""Not one of them: int8 maps as small as they can be, plain C, DSP and vector instructions of Arm's small cores."""
 
 _BY_VECTOR = {"avx512": "vector-f32-avx512", "avx2": "", "neon": "", "sse2": "", "scalar": None}
 """What kernels in terms of lm_vec need first ("": the others bring it); None: plain C instead."""

@@ -69,6 +69,10 @@ class LayerWriter:
         self.weights = weights
         self.fetches = fetches
 
+    def joined(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Spans that a product may read as one, made one."""
+        return spans
+
     def function(self, step: Step) -> str:
         """The function that computes rows [from, to) of a layer."""
         layer = step.layer
@@ -142,7 +146,7 @@ class LayerWriter:
     def _dense(self, layer: Dense, step: Step) -> str:
         words, source = self.words, self.plan.place(layer.inputs[0])
         mode = gemm_mode(layer, self.plan.graph.input)
-        spans = source.pixel.spans_of(layer.picks)
+        spans = self.joined(source.pixel.spans_of(layer.picks))
         runs = k_runs(layer, mode, spans)
         width = layer.output.shape.width
         loop, pixels, x_step = "    for (int y = from; y < to; y++) {\n", str(width), source.buffer.pixel_step

@@ -8,6 +8,7 @@ from export.c import quantised
 from export.c.fetch import Fetch
 from export.c.ir import Add, Dense, Depthwise, Dequantise, Pool, Quantise
 from export.c.layers import FLOAT, Dialect, LayerWriter, assign
+from export.c.layout import WORD, padded
 from export.c.literals import float_literal
 from export.c.pack import Weights
 from export.c.plan import InputLayer, Plan, Step, face_pad, gemm_mode
@@ -102,6 +103,17 @@ class CodeWriter(LayerWriter):
             "positive": self._positive(layer),
         }
         return assign(values) + "        lm_qgemm(&a);\n"
+
+    def joined(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Without lanes to spare only padding lies between two spans: its weights are zero."""
+        found: list[tuple[int, int]] = []
+        for lane, count in spans if self.plan.tight else ():
+            first, before = found[-1] if found else (0, 0)
+            if found and first + padded(before, WORD) == lane:
+                found[-1] = (first, lane - first + count)
+            else:
+                found.append((lane, count))
+        return found or spans
 
     def _float_vector(self, layer: Dense) -> str:
         place, at = self.plan.place(layer.inputs[0]), self.weights[id(layer)]

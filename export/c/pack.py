@@ -119,10 +119,9 @@ def pack_dense_int8(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.
 
 
 def pack_dense_micro(layer: Dense, output: Pixel, runs: list[int]) -> NDArray[np.int8]:
-    """[k / 4][lane][k % 4]: one panel of all lanes."""
+    """[lane][k]; `runs` as above."""
     matrix = layer.weights.transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
-    lanes = pad_groups(to_lanes(matrix, output), runs).astype(np.int8)
-    return np.ascontiguousarray(lanes.reshape(-1, 4, lanes.shape[1]).transpose(0, 2, 1)).reshape(-1)
+    return np.ascontiguousarray(pad_groups(to_lanes(matrix, output), runs).astype(np.int8).T).reshape(-1)
 
 
 def byte_order(lanes: int) -> NDArray[np.intp]:

@@ -64,7 +64,7 @@ typedef struct lm_qgemm_args {
     size_t add_step;
     float add_scale;
     int vectors;
-    int lanes; /* for microcontrollers: lanes of an output pixel, a multiple of four; weights are [k / 4][lane][4] */
+    int lanes; /* for microcontrollers: lanes of an output pixel, a multiple of four; weights are [lane][k] */
     int pixels;
     int low;
     int positive; /* no input code is negative */

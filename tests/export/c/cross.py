@@ -24,10 +24,11 @@ CORES = {
     "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
     "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
     "cortex-m33": ("-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
+    "cortex-m55": ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
 }
+BOARDS = {"cortex-m7": ("mps2-an500", 40.0), "cortex-m55": ("mps3-an547", 31.25)}
+"""qemu's machine with such a core, and how many instructions a tick of its timer is: one takes a nanosecond there."""
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O2", "-mthumb", "-ffunction-sections")
-TICK = 40
-"""Instructions in a tick of the timer."""
 LINK = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
 
 
@@ -67,17 +68,18 @@ def firmware(package: Path, out: Path, core: str = "cortex-m7") -> Firmware:
     return Firmware(out, sizes[".text"] + sizes.get(".data", 0), sizes[".bss"] + sizes.get(".data", 0))
 
 
-def run_on_board(program: Path, points: int) -> BoardRun:
-    """Under qemu's model of an MPS2 board with a Cortex-M7."""
-    command = [QEMU_ARM, "-M", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"]
-    command += ["-icount", "shift=0"]  # every instruction takes a nanosecond, and the timer's clock 40 of them
+def run_on_board(program: Path, points: int, core: str = "cortex-m7") -> BoardRun:
+    """Under qemu's model of a board with that core."""
+    machine, tick = BOARDS[core]
+    command = [QEMU_ARM, "-M", machine, "-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-icount", "shift=0"]  # every instruction takes a nanosecond
     command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(program)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     numbers = [int(line, 16) for line in (result.stdout + result.stderr).split()]
     assert result.returncode == 0 and len(numbers) == 1 + 2 * (1 + 2 * points) + 3, result.stderr[-500:]
     assert numbers[0] == 0 and numbers[1] == 0 and numbers[2 + 2 * points] == 0
     bits = np.array([numbers[2 : 2 + 2 * points], numbers[3 + 2 * points : -3]], np.uint32)
-    return BoardRun(bits.view(np.float32), TICK * numbers[-3], numbers[-2], numbers[-1])
+    return BoardRun(bits.view(np.float32), round(tick * numbers[-3]), numbers[-2], numbers[-1])
 
 
 def board_faces(size: int) -> NDArray[np.uint8]:
@@ -103,9 +105,10 @@ def main() -> None:
             for core in CORES:
                 built = firmware(package, package / core, core)
                 print(f"{core}: flash {built.flash} bytes, RAM {built.ram} bytes (arena {report.arena_bytes})")
-            run = run_on_board(package / "cortex-m7", spec.points)
-            millions = run.instructions / 1e6
-            print(f"cortex-m7, qemu: {millions:.1f} M instructions, stack {run.stack} bytes, self-test {run.selftest}")
+            for core in BOARDS:
+                run = run_on_board(package / core, spec.points, core)
+                millions = run.instructions / 1e6
+                print(f"{core}, qemu: {millions:.1f} M instructions, stack {run.stack} bytes, self-test {run.selftest}")
 
 
 if __name__ == "__main__":

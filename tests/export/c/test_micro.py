@@ -125,9 +125,11 @@ def test_layers_that_stay_float_take_part(name: str, tmp_path: Path) -> None:
     )
 
 
-def board(folder: Path, model: ModelProto, spec: ModelSpec, isas: tuple[str, ...]) -> cross.BoardRun:
+def board(
+    folder: Path, model: ModelProto, spec: ModelSpec, isas: tuple[str, ...], core: str = "cortex-m7"
+) -> cross.BoardRun:
     export_c(model, spec, folder, precision="int8", options=COptions(isas=isas))
-    return cross.run_on_board(cross.firmware(folder, folder / "firmware.elf").path, spec.points)
+    return cross.run_on_board(cross.firmware(folder, folder / "firmware.elf", core).path, spec.points, core)
 
 
 def test_dsp_instructions_give_the_oracles_bytes_several_times_as_fast(tmp_path: Path) -> None:
@@ -138,6 +140,44 @@ def test_dsp_instructions_give_the_oracles_bytes_several_times_as_fast(tmp_path:
     assert fast.landmarks.tobytes() == truth and plain.landmarks.tobytes() == truth
     assert fast.selftest == 0 and plain.selftest == 0
     assert 4 * fast.instructions < plain.instructions
+
+
+@pytest.mark.parametrize("case", [*FAMILY, OTHER[0], OTHER[2]], ids=lambda c: str(c[0]))
+def test_vectors_give_the_oracles_bytes(case: tuple[str, float, int, int], tmp_path: Path) -> None:
+    """Cortex-M55: channel counts that are no multiple of eight, sums of maps, float outputs, large kernels."""
+    need(cross.ARM_GCC, cross.QEMU_ARM)
+    spec, model = model_of(case)
+    run = board(tmp_path, model, spec, (MICRO,), "cortex-m55")
+    assert run.landmarks.tobytes() == wanted(model, spec, cross.board_faces(spec.input_size))
+    assert run.selftest == 0
+
+
+def test_vectors_take_a_third_of_the_instructions(tmp_path: Path) -> None:
+    need(cross.ARM_GCC, cross.QEMU_ARM)
+    spec, model = model_of(FAMILY[0])
+    runs = [board(tmp_path / core, model, spec, (MICRO,), core) for core in ("cortex-m7", "cortex-m55")]
+    assert 2.8 * runs[1].instructions < runs[0].instructions
+
+
+VECTOR_MUTANTS = [
+    ("qgemm-s8-micro", "s3 = vmladavaq_s8(s3, codes, vldrbq_s8(w3))", "s3 = vmladavaq_s8(s3, codes, vldrbq_s8(w2))"),
+    ("qgemm-s8-micro", "vmladavq_s8(codes, w2)", "vmladavq_s8(w2, w2)"),
+    ("qgemm-s8-micro", "vctp8q((uint32_t)total % 16)", "vctp8q(16)"),
+    ("qgemm-s8-micro", "vctp8q(left)", "vctp8q(16)"),
+    ("qgemm-s8-micro", "vcvtnq_s32_f32", "vcvtq_s32_f32"),
+    ("qgemm-s8-micro", "vdupq_n_s32(low)", "vdupq_n_s32(low - 100)"),
+    ("qdw3x3-s8-micro", "vmulltq_int_s16(xs, ws)", "vmullbq_int_s16(xs, ws)"),
+    ("qdw3x3-s8-micro", "odd = {1, 3, 5, 7}", "odd = {0, 2, 4, 6}"),
+    ("qdw3x3-s8-micro", "LM_MVE_ROW(x2)", "LM_MVE_ROW((x2 - step))"),
+    ("qdw3x3-s8-micro", "vmaxq_s16(codes, low)", "vmaxq_s16(codes, vsubq_n_s16(low, 100))"),
+    ("qdw3x3-s8-micro", "vstrbq_p_s16(y, codes, some)", "vstrbq_s16(y, codes)"),
+]
+
+
+@pytest.mark.parametrize("mutant", VECTOR_MUTANTS, ids=lambda m: m[1][:24])
+def test_a_broken_vector_kernel_is_noticed(mutant: tuple[str, str, str], tmp_path: Path) -> None:
+    need(cross.ARM_GCC, cross.QEMU_ARM)
+    assert broken_on_board(mutant, tmp_path, "cortex-m55")
 
 
 MUTANTS = [
@@ -157,16 +197,22 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m[1][:24])
 def test_a_broken_kernel_is_noticed(mutant: tuple[str, str, str], tmp_path: Path) -> None:
     need(cross.ARM_GCC, cross.QEMU_ARM)
+    assert broken_on_board(mutant, tmp_path, "cortex-m7")
+
+
+def broken_on_board(mutant: tuple[str, str, str], folder: Path, core: str) -> bool:
+    """Whether both landmarks and self-test show the change."""
     name, old, new = mutant
     assert old in (HERE / "kernels" / (name if name.endswith(".h") else f"{name}.c")).read_text(encoding="utf-8")
     spec, model = golden.SPEC, golden.int8_model()
-    export_c(model, spec, tmp_path, precision="int8", options=COptions(isas=(MICRO,)))
-    source = tmp_path / "landmarks.c"
+    export_c(model, spec, folder, precision="int8", options=COptions(isas=(MICRO,)))
+    source = folder / "landmarks.c"
     text = source.read_text(encoding="utf-8")
     assert old in text
     source.write_text(text.replace(old, new), encoding="utf-8")
-    run = cross.run_on_board(cross.firmware(tmp_path, tmp_path / "firmware.elf").path, spec.points)
-    assert run.landmarks.tobytes() != wanted(model, spec, cross.board_faces(spec.input_size)) and run.selftest != 0
+    run = cross.run_on_board(cross.firmware(folder, folder / "firmware.elf", core).path, spec.points, core)
+    truth = wanted(model, spec, cross.board_faces(spec.input_size))
+    return run.landmarks.tobytes() != truth and run.selftest != 0
 
 
 def test_a_largest_code_is_written_to_its_own_lanes_only(tmp_path: Path) -> None:
