@@ -14,26 +14,39 @@ NAMED = 2
 
 
 def shared_pictures(recipe: Recipe, faces: Faces, opened: Opened, working: Working) -> list[str]:
-    """A warning for each set of measured photos that shares pictures with the training faces.
+    """A warning for each set of measured faces that shares pictures with the training faces.
 
-    Synthetic faces are left aside: what a seed renders no other seed does.
+    Photos are compared; of synthetic faces the seed says it, for one seed renders the same faces in the same order.
     """
-    measured = [
-        *zip(recipe.data.val, opened.validation, strict=False),
-        *((text, source) for text, source in opened.tests),
+    measured = [*zip(recipe.data.val, opened.validation, strict=False), *opened.tests]
+    seeds = {_seed(portion.text) for portion in opened.portions} - {None}
+    warnings = [
+        f"warning: {text} and the training faces are synthetic faces of one seed, so the same faces: what is measured "
+        f"there is too good; name another seed, as in {text.partition('@')[0]}@99"
+        for text, _ in measured
+        if _seed(text) in seeds
     ]
-    measured = [(text, source) for text, source in measured if not text.startswith(SYNTH_PREFIX)]
+    photos = [(text, source) for text, source in measured if _seed(text) is None]
     trained: list[FaceSource] = [
         SubsetSource(part.pack, part.indices.tolist())
         for part, portion in zip(faces.parts, opened.portions, strict=True)
-        if not portion.text.startswith(SYNTH_PREFIX)
+        if _seed(portion.text) is None
     ]
-    if not measured or not trained:
-        return []
-    with working("comparing with measured faces", sum(map(len, trained)) + sum(len(s) for _, s in measured)) as advance:
+    if not photos or not trained:
+        return warnings
+    with working("comparing with measured faces", sum(map(len, trained)) + sum(len(s) for _, s in photos)) as advance:
         ours = Sketches.stack([sketch(source, advance) for source in trained])
-        warnings = [_warning(text, source, trained, ours, sketch(source, advance)) for text, source in measured]
+        warnings += [_warning(text, source, trained, ours, sketch(source, advance)) for text, source in photos]
     return [warning for warning in warnings if warning]
+
+
+def _seed(text: str) -> int | None:
+    """Of synthetic faces; None for photos.
+
+    >>> _seed("synth:400"), _seed("synth:400@7"), _seed("faces")
+    (0, 7, None)
+    """
+    return int(text.partition("@")[2] or 0) if text.startswith(SYNTH_PREFIX) else None
 
 
 def _warning(text: str, source: FaceSource, trained: list[FaceSource], ours: Sketches, theirs: Sketches) -> str:

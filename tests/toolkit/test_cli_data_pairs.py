@@ -62,8 +62,9 @@ def test_a_script_can_ask(pair: tuple[Path, Path], tmp_path: Path, capsys: pytes
     assert run("overlap", *map(str, pair), "--require-none") == 1
     sheet = tmp_path / "none.png"
     assert run("overlap", str(pair[0]), "synth:6@4", "--require-none", "--png", str(sheet)) == 0
-    assert f"0 of 8 faces of {pair[0]}" in capsys.readouterr().out
-    assert not sheet.exists()
+    shown = capsys.readouterr()
+    assert f"0 of 8 faces of {pair[0]}" in shown.out
+    assert f"no picture: {sheet} was not written" in shown.err and not sheet.exists()
 
 
 def test_labels_by_another_rule(tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

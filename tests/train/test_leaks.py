@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -67,6 +68,13 @@ def test_what_is_held_out_may_be_measured(folders: dict[str, Path], tmp_path: Pa
 
 def test_silence_when_nothing_is_shared(folders: dict[str, Path], tmp_path: Path) -> None:
     assert notes(tmp_path, train=[str(folders["a"])], val=[list_of(folders["b"])]) == []
+
+
+def test_synthetic_faces_of_one_seed_are_the_same_faces(tmp_path: Path) -> None:
+    small, large = (open_source(f"synth:{count}@7") for count in (4, 20))
+    assert all(np.array_equal(small.photo(index), large.photo(index)) for index in range(4))
+    warned = notes(tmp_path, train=["synth:20@7"], val=["synth:4@2"], test=["synth:4@7"])
+    assert len(warned) == 1 and "synth:4@7 and the training faces are synthetic faces of one seed" in warned[0]
 
 
 def test_what_is_held_out_is_not_compared_and_synthetic_faces_neither(

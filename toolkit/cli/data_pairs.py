@@ -83,6 +83,8 @@ def overlap(
     if png is not None and found:
         _draw_twins(found, sketches, png)
         console.say(f"picture: {png}")
+    elif png is not None:
+        console.say(f"no pair, so no picture: {png} was not written")
     if found and require_none:
         raise typer.Exit(1)
 
