@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from runtime.spec import ModelSpec
 from train.checkpoint import Checkpoint, load_checkpoint, refuse_misfit
+from train.grow import grow, may_grow, prove_grown
 from train.models.zoo import build
 from train.muon import dense_kernels
 from train.recipe import OptimizerRecipe
@@ -22,6 +23,8 @@ Weights = Mapping[str, Tensor]
 Draw = Callable[[int], NDArray[np.uint8]]
 """So many augmented training faces, (N, S, S, 3) BGR."""
 Note = Callable[[str], object]
+PROOF_FACES = 32
+"""Faces on which a grown network is compared with the narrow one."""
 
 
 class Form(Protocol):
@@ -61,8 +64,8 @@ class PlainForm:
 
     what = ""
 
-    def __init__(self, spec: ModelSpec, init: str = "") -> None:
-        self.spec = spec
+    def __init__(self, spec: ModelSpec, init: str = "", seed: int = 0) -> None:
+        self.spec, self.seed = spec, seed
         self.init = load_checkpoint(init) if init else None
         self.where = init
 
@@ -82,10 +85,18 @@ class PlainForm:
         ]
         return groups if recipe.name == "muon" else groups[1:]
 
-    def begin(self, model: nn.Module, draw: Draw, note: Note) -> bool:  # noqa: ARG002 - the protocol's names
+    def begin(self, model: nn.Module, draw: Draw, note: Note) -> bool:
         """Take over the weights of the checkpoint named by --init, not its state of training."""
         if self.init is None:
             return False
+        if self.init.kind == "multi-branch" and may_grow(self.init.spec, self.spec):
+            model.load_state_dict(grow(self.init.weights, model.state_dict(), self.seed, self.where), strict=True)
+            worst = prove_grown(self.init, model, draw(PROOF_FACES), self.where)
+            note(
+                f"grown from {self.where}, width {self.init.spec.width:g}, to {self.spec.width:g}: "
+                f"on {PROOF_FACES} faces the landmarks differ by at most {worst:.1g} of the crop's side"
+            )
+            return True
         refuse_misfit(model.state_dict(), self.init.weights, self.where)
         model.load_state_dict(self.init.weights, strict=True)
         return True

@@ -108,7 +108,7 @@ class Training:
         self.recipe, self.run, self.machine, self.team, self.wish, self.watch = recipe, run, machine, team, wish, watch
         self.opened = opened
         self.began = time.monotonic()
-        self.form = PlainForm(model_spec(recipe, opened.layout), recipe.model.init) if form is None else form
+        self.form = form or PlainForm(model_spec(recipe, opened.layout), recipe.model.init, recipe.run.seed)
         self.spec = self.form.spec
         self.normaliser = normaliser_for(self.spec.point_layout, self.spec.normaliser)
         self.objective = make_objective(recipe, self.spec)

@@ -65,7 +65,9 @@ class ModelRecipe:
     )
     crop_scale: float = _option(1.2, "side of the crop over the longer side of the landmark box", low=0.5, high=4)
     normaliser: str = _option("auto", "what NME divides by: inter-ocular, inter-pupil, box; auto = the layout's first")
-    init: str = _option("", "start from the weights of this checkpoint of the same network")
+    init: str = _option(
+        "", "start from the weights of this checkpoint, of the same network or of a narrower one (it is grown)"
+    )
 
 
 @dataclass(frozen=True)
