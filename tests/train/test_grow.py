@@ -86,8 +86,11 @@ def test_no_two_copies_of_a_channel_are_taught_alike() -> None:
         pairs = torch.nn.functional.cosine_similarity(rows[0::2], rows[1::2])
         alive = rows.abs().amax(1)[0::2] > 1e-9
         assert pairs[alive].max() < 0.9999, tuple(kernel.shape)
-    other = grown(narrow("ghostone", 0.25), 0.5, seed=1).state_dict()
-    assert any(not torch.equal(value, other[name]) for name, value in model.state_dict().items())
+
+
+def test_the_shares_follow_the_seed() -> None:
+    heads = [grown(narrow("ghostone", 0.25), 0.5, seed).state_dict()["fc.weight"] for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
 def test_which_networks_may_grow() -> None:
@@ -98,16 +101,23 @@ def test_which_networks_may_grow() -> None:
         assert not may_grow(spec, replace(spec, width=0.5, **change))
 
 
-def test_a_run_grows_what_init_names(tmp_path: Path) -> None:
+def test_a_run_grows_what_init_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = {"architecture": "pfld", "width": 0.125}
+    asked: list[int] = []
+    monkeypatch.setattr("train.form.grow", lambda *given: asked.append(given[2]) or grow(*given))
     train(tiny(model=model, schedule={"epochs": 2}), tmp_path / "narrow")
     init, still = str(tmp_path / "narrow" / "best.ckpt"), {"schedule": {"epochs": 1}, "optimizer": {"lr": 1e-7}}
     teller = Teller()
     outcome = train(tiny(model={**model, "width": 0.25, "init": init}, **still), tmp_path / "wide", watch=teller)
+    assert asked == [3], "the run's seed"
     assert any(f"grown from {init}, width 0.125, to 0.25" in note for note in teller.notes)
     assert load_checkpoint(tmp_path / "wide" / "best.ckpt").spec.width == 0.25
     same = train(tiny(model={**model, "init": init}, **still), tmp_path / "same")
     assert outcome.best_nme == pytest.approx(same.best_nme, rel=1e-3)
+    monkeypatch.setattr("train.form.grow", lambda *given: grow(*given) | {"fc.bias": torch.zeros(196)})
+    with pytest.raises(InputError, match="does not compute the same"):
+        train(tiny(model={**model, "width": 0.25, "init": init}), tmp_path / "other")
+    monkeypatch.undo()
     with pytest.raises(InputError, match=r"cannot be grown: .* is \(8, 3, 3, 3\) there and \(12, 3, 3, 3\)"):
         train(tiny(model={**model, "width": 0.1875, "init": init}), tmp_path / "uneven")
     with pytest.raises(InputError, match=r"best\.ckpt: weight"):
