@@ -17,7 +17,7 @@ from export.c.names import comment_text, rename
 from export.c.package import SINGLE_SOURCE, Form, package_files, single
 from export.c.passes import describe, is_int8
 from export.c.plan import InputLayer, Plan, element, face_pad
-from export.c.tiles import tile_calls
+from export.c.tiles import near_steps, tile_calls
 from export.c.traffic import factor_bytes, map_bytes, weight_bytes
 from runtime.spec import ModelSpec
 
@@ -182,7 +182,13 @@ def landmarks_c(plan: Plan, spec: ModelSpec, body: Body, isas: tuple[str, ...], 
     int8, layers = is_int8(plan.graph), layer_of(plan)
     text = "".join(body.writer.function(step) for group in plan.groups for step in group.steps)
     needed = [name for call, name in ROW_FUNCTIONS.items() if re.search(rf"\b{call}\(", text)]
-    needs = Needs(tile_calls(plan), simd_kernels(layers), has_depthwise(layers), "lm_ordered(" in text)
+    needs = Needs(
+        tile_calls(plan),
+        simd_kernels(layers),
+        has_depthwise(layers),
+        ordered="lm_ordered(" in text,
+        near=near_steps(plan),
+    )
     shared = [
         PROLOGUE,
         private_defines(plan, spec) + "\n",

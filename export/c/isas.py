@@ -147,6 +147,8 @@ class Needs:
     depthwise: bool = True
     ordered: bool = False
     """Float layers in an int8 network."""
+    near: tuple[int, ...] = ()
+    """Pixel steps for which float products of one vector get tiles of their own."""
 
     def leaves_out(self, name: str) -> bool:
         """Whether a kernel, or an entry point, is never called."""
@@ -198,7 +200,10 @@ def kernels_of(name: str, int8: bool, needs: Needs) -> str:
     text += f"#define LM_ZERO {isa.zero}\n{header_text('kernels/kernel-s8.h')}" if int8 else ""
     text += f"#define LM_RUN {WORD}\n" if name == MICRO else ""
     kept = [kernel for kernel in isa.kernels if not needs.leaves_out(kernel)]
-    text += "".join(only_needed(source_text(f"kernels/{kernel}.c"), needs.calls) for kernel in kept)
+    near = needs.near if name == "avx512" and not int8 else ()
+    text += f"#define LM_NEAR_STEPS(X) {' '.join(f'X({step})' for step in near)}\n" if near else ""
+    sources = (source_text(f"kernels/{kernel}.c") for kernel in kept)
+    text += "".join(only_needed(source, needs.calls, bool(near)) for source in sources)
     if needs.ordered:
         text += source_text(f"kernels/ordered-f32-{isa.ordered}.c")
         text += f"#define lm_ordered lm_ordered_{isa.ordered}\n"

@@ -10,7 +10,7 @@ from export.c.layers_more import after_rows, large_depthwise, more_rows
 from export.c.names import comment_text
 from export.c.pack import Weights, tail_group
 from export.c.passes import describe
-from export.c.plan import Buffer, Group, InputLayer, Plan, Step, face_pad, gemm_mode, patch_band
+from export.c.plan import Buffer, Group, InputLayer, Plan, Step, face_pad, gemm_mode, patch_band, read_step
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ class LayerWriter:
         spans = self.joined(source.pixel.spans_of(layer.picks))
         runs = k_runs(layer, mode, spans)
         width = layer.output.shape.width
-        loop, pixels, x_step = "    for (int y = from; y < to; y++) {\n", str(width), source.buffer.pixel_step
+        loop, pixels = "    for (int y = from; y < to; y++) {\n", str(width)
+        x_step = read_step(layer, source.buffer, self.plan.graph.input)
         if mode == "point":
             whole = all(self.buffer(t).full for t in (*layer.inputs, layer.output)) and step.rate >= step.height
-            x_step *= layer.stride
             if whole and step.height > 1 and layer.stride == 1:
                 loop, pixels = "    {\n        const int y = from;\n", f"(to - from) * {width}"
             first = "y" if layer.stride == 1 else f"y * {layer.stride}"
@@ -160,7 +160,6 @@ class LayerWriter:
                 spans, "", "        "
             )
         elif mode == "face":
-            x_step = 3 * layer.stride
             fill = f"        for (int k = 0; k < {layer.kernel}; k++) {{\n"
             row = self.row_of(layer.inputs[0], f"y * {layer.stride} - {layer.pad} + k")
             shift = 3 * (face_pad(self.plan.graph) - layer.pad)
@@ -176,7 +175,6 @@ class LayerWriter:
                 loop += f"        const int rows_here = to - y < {band} ? to - y : {band};\n"
                 pixels = f"rows_here * {width}"
             fill = self._patches(layer, spans, band)
-            x_step = layer.kernel**2 * source.buffer.pixel_step
         text = f"{loop}        {words.gemm}_args a;\n        {words.run} runs[{len(runs)}];\n{fill}"
         text += f"        a.runs = runs;\n        a.run_count = {len(runs)};\n        a.x_step = {x_step};\n"
         text += f"        a.{words.total} = {sum(self.length(count) for count in runs)};\n"

@@ -361,6 +361,14 @@ def gemm_mode(layer: Dense, plan_input: Tensor) -> str:
     return "patch"
 
 
+def read_step(layer: Dense, source: Buffer, plan_input: Tensor) -> int:
+    """Elements from the inputs of one output pixel to those of the next."""
+    mode = gemm_mode(layer, plan_input)
+    if mode == "face":
+        return 3 * layer.stride
+    return source.pixel_step * (layer.stride if mode == "point" else layer.kernel**2 if mode == "patch" else 1)
+
+
 def _scratch(group: Group, number: int, places: dict[int, Place], int8: bool) -> None:
     """Rows of patches for convolutions that gather their neighbourhood first."""
     for step in group.steps:

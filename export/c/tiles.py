@@ -6,38 +6,59 @@ The rules below repeat how the kernels cut their pixels. Were one wrong, results
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from export.c.ir import Dense
-from export.c.pack import panels
-from export.c.plan import Plan, gemm_mode, patch_band
+from export.c.pack import panels, tail_group
+from export.c.plan import Group, Plan, Step, gemm_mode, patch_band, read_step
 
 Calls = frozenset[tuple[int, int]]
 """(pixels, vectors of a panel) of every call of the matrix kernel."""
 Rule = Callable[[int, int], set[int]]
+NEAR_PIXELS = 14
+"""Size of the tiles that are made for a pixel step (LM_NEAR_STEPS)."""
 
 
 def tile_calls(plan: Plan) -> Calls:
     """All calls that the schedule makes; the last vector of a pixel may be handled by itself."""
     calls: set[tuple[int, int]] = set()
+    for layer, pixels in _products(plan):
+        vectors = plan.place(layer.output).pixel.vectors
+        sizes = {*panels(vectors), *panels(vectors - 1), 1}
+        calls |= {(count, size) for count in pixels for size in sizes}
+    return frozenset(calls)
+
+
+def near_steps(plan: Plan) -> tuple[int, ...]:
+    """Pixel steps of the products that fill one vector and have pixels enough for the largest tile of it."""
+    steps = set()
+    for layer, pixels in _products(plan):
+        place = plan.place(layer.output)
+        vectors = place.pixel.vectors - (tail_group(layer, place.pixel) > 0)
+        if vectors == 1 and max(pixels) >= NEAR_PIXELS:
+            steps.add(read_step(layer, plan.place(layer.inputs[0]).buffer, plan.graph.input))
+    return tuple(sorted(steps))
+
+
+def _products(plan: Plan) -> Iterator[tuple[Dense, set[int]]]:
+    """Every layer that the matrix kernel computes, and how many pixels its calls have."""
     for group in plan.groups:
         for step in group.steps:
-            layer = step.layer
-            if not isinstance(layer, Dense):
-                continue
-            place, width = plan.place(layer.output), layer.output.shape.width
-            maps = [plan.place(tensor).buffer for tensor in (*layer.inputs, layer.output)]
-            pixels = {width}
-            mode = gemm_mode(layer, plan.graph.input)
-            if mode == "point" and layer.stride == 1 and all(buffer.full for buffer in maps):
-                pixels |= {width * len(step.rows(tick)) for tick in range(group.ticks)} - {0}
-            if mode == "patch":
-                band = patch_band(layer, group, plan.places)
-                pixels |= {width * band, width * (layer.output.shape.height % band)} - {0}
-            vectors = place.pixel.vectors
-            sizes = {*panels(vectors), *panels(vectors - 1), 1}
-            calls |= {(count, size) for count in pixels for size in sizes}
-    return frozenset(calls)
+            if isinstance(step.layer, Dense):
+                yield step.layer, _pixels(plan, group, step, step.layer)
+
+
+def _pixels(plan: Plan, group: Group, step: Step, layer: Dense) -> set[int]:
+    width = layer.output.shape.width
+    pixels = {width}
+    mode = gemm_mode(layer, plan.graph.input)
+    whole = all(plan.place(tensor).buffer.full for tensor in (*layer.inputs, layer.output))
+    if mode == "point" and layer.stride == 1 and whole:
+        pixels |= {width * len(step.rows(tick)) for tick in range(group.ticks)} - {0}
+    if mode == "patch":
+        band = patch_band(layer, group, plan.places)
+        pixels |= {width * band, width * (layer.output.shape.height % band)} - {0}
+    return pixels
 
 
 def nearly_equal(pixels: int, vectors: int) -> set[int]:
@@ -132,12 +153,16 @@ def _shrink(source: str, macro: str, needed: Callable[[int, int], bool]) -> str:
     return kept[: first.start()] + small + kept[first.start() :] if kept != source else source
 
 
-def only_needed(source: str, calls: Calls) -> str:
-    """A kernel's source with the tiles that the calls need; the others fall back on the tile of one pixel."""
+def only_needed(source: str, calls: Calls, near: bool = False) -> str:
+    """A kernel's source with the tiles that the calls need; the others fall back on the tile of one pixel.
+
+    `near`: the largest tiles of one vector are made for the model's pixel steps; the one for all steps is not needed.
+    """
     rule = rule_of(source)
     if rule is None:
         return source
     needed = {(size, vectors) for pixels, vectors in calls for size in rule(pixels, vectors)}
     alone = {size for size, vectors in needed if vectors == 1}
-    source = _shrink(source, "TILE", lambda size, vectors: (size, vectors) in needed)
+    general = needed - ({(NEAR_PIXELS, 1)} if near else set())
+    source = _shrink(source, "TILE", lambda size, vectors: (size, vectors) in general)
     return _shrink(source, "TAIL", lambda size, _: size in alone)

@@ -144,6 +144,50 @@ LM_TILE(1, 2) LM_TILE(2, 2) LM_TILE(4, 2) LM_TILE(7, 2) LM_TILE(14, 2)
 LM_TILE(1, 3) LM_TILE(2, 3) LM_TILE(4, 3) LM_TILE(7, 3) LM_TILE(8, 3)
 LM_TILE(1, 4) LM_TILE(2, 4) LM_TILE(3, 4) LM_TILE(4, 4) LM_TILE(5, 4) LM_TILE(6, 4)
 
+/* Tiles of 14 pixels by one vector, where loads and instructions are what counts: a model's own pixel steps, written into the
+   addresses, let each multiply-add read its pixel itself. Which steps a model has is known where its source is written. */
+#ifndef LM_NEAR_STEPS
+#define LM_NEAR_STEPS(X)
+#endif
+#if defined(__GNUC__)
+#define LM_NEAR(i, S)                                                                                                  \
+    __asm__("vfmadd231ps %c3(%2)%{1to16%}, %1, %0"                                                                     \
+            : "+v"(s##i##_0) : "v"(w0), "r"(p), "i"((i) * (S) * 4), "m"(*(const float(*)[1 << 16])p));
+#else
+#define LM_NEAR(i, S) s##i##_0 = _mm512_fmadd_ps(_mm512_set1_ps(p[(i) * (S)]), w0, s##i##_0);
+#endif
+#define LM_NEAR_14(S)                                                                                                  \
+    LM_NEAR(0, S) LM_NEAR(1, S) LM_NEAR(2, S) LM_NEAR(3, S) LM_NEAR(4, S) LM_NEAR(5, S) LM_NEAR(6, S)                  \
+    LM_NEAR(7, S) LM_NEAR(8, S) LM_NEAR(9, S) LM_NEAR(10, S) LM_NEAR(11, S) LM_NEAR(12, S) LM_NEAR(13, S)
+#define LM_NEAR_TILE(S)                                                                                                \
+    static LM_TARGET_AVX512 void lm_near_##S(const lm_gemm_args *a, const lm_tiles *t)                                 \
+    {                                                                                                                  \
+        const size_t y_step = a->y_step, add_step = a->add_step;                                                       \
+        const float *bias = a->bias + t->lane;                                                                         \
+        const float *add = a->add == NULL ? NULL : a->add + t->pixel * add_step + t->lane;                             \
+        float *y = a->y + t->pixel * y_step + t->lane;                                                                 \
+        size_t pixel = t->pixel;                                                                                       \
+        for (int tile = 0; tile < t->count; tile++) {                                                                  \
+            const float *w = t->w;                                                                                     \
+            LM_EACH_14(LM_BIAS_1)                                                                                      \
+            if (add != NULL) {                                                                                         \
+                LM_EACH_14(LM_PLUS_1)                                                                                  \
+            }                                                                                                          \
+            for (int r = 0; r < a->run_count; r++) {                                                                   \
+                const float *p = a->runs[r].x + pixel * S;                                                             \
+                const size_t length = a->runs[r].length;                                                               \
+                for (size_t k = 0; k < length; k++) {                                                                  \
+                    LM_W_1 LM_NEAR_14(S)                                                                               \
+                    p++;                                                                                               \
+                    w += 16;                                                                                           \
+                }                                                                                                      \
+            }                                                                                                          \
+            LM_EACH_14(LM_PUT_1)                                                                                       \
+            pixel += 14;                                                                                               \
+        }                                                                                                              \
+    }
+LM_NEAR_STEPS(LM_NEAR_TILE)
+
 #define LM_ZERO_ALL(i) __m512 s##i##_0 = _mm512_setzero_ps();
 #define LM_PAIR_ALL(i) { LM_X_PAIR(i) LM_MUL(i, 0) }
 #define LM_QUAD_ALL(i) { LM_X_QUAD(i) LM_MUL(i, 0) }
@@ -206,6 +250,18 @@ LM_TAIL(7, 4, LM_QUAD_ALL) LM_TAIL(14, 4, LM_QUAD_ALL)
 
 typedef void (*lm_tile_fn)(const lm_gemm_args *a, const lm_tiles *t);
 
+#define LM_NEAR_CASE(S)                                                                                                \
+    case S:                                                                                                            \
+        return lm_near_##S;
+static lm_tile_fn lm_near_tile(size_t x_step)
+{
+    switch (x_step) {
+        LM_NEAR_STEPS(LM_NEAR_CASE)
+    default:
+        return lm_tile_14_1;
+    }
+}
+
 /* Pixels of the next tiles, and how many of them: few sizes, chosen so that the rows of real nets leave no slow remainder. */
 static int lm_tile_size(int vectors, int left, int *count)
 {
@@ -259,7 +315,7 @@ static LM_TARGET_AVX512 void lm_gemm_avx512(const lm_gemm_args *a)
             t.next_step = fetch ? 16 : 0;
             next += fetch ? wanted * 16 : 0;
             lines -= fetch ? wanted : 0;
-            sizes[size](a, &t);
+            (left == 1 && size == 14 ? lm_near_tile(a->x_step) : sizes[size])(a, &t);
             t.pixel += (size_t)(size * t.count);
             pixels -= size * t.count;
         }

@@ -9,6 +9,8 @@ from c_shapes import RowShape, Shapes
 from export.c.isas import ENTRIES_F32, ENTRIES_S8, F32, S8, header_text, source_text, target_words
 
 FOLDER = Path(__file__).parent
+NEAR_TOO = {5, 33}
+"""Pixel steps that random products have now and then."""
 
 REPORT = """#include <stdio.h>
 static int timing;
@@ -56,6 +58,8 @@ def harness(isa: str, shapes: Shapes, int8: bool, break_kernel: tuple[str, str] 
     text += "#include <math.h>\n#include <string.h>\n" + header_text("kernels/kernel.h")
     if int8:
         text += f"#define LM_ZERO {chosen.zero}\n" + header_text("kernels/kernel-s8.h")
+    else:
+        text += f"#define LM_NEAR_STEPS(X) {' '.join(f'X({step})' for step in sorted(shapes.near | NEAR_TOO))}\n"
     reference = (*table["scalar"].kernels, "ordered-f32-scalar") if int8 else ()
     text += "".join(source_text(f"kernels/{name}.c") for name in reference)
     kernels = (*chosen.kernels, f"ordered-f32-{chosen.ordered}") if int8 else chosen.kernels

@@ -10,6 +10,7 @@ from export.c.layers import k_runs, layer_of
 from export.c.pack import tail_group
 from export.c.passes import is_int8
 from export.c.plan import Plan, gemm_mode
+from export.c.tiles import NEAR_PIXELS
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Shapes:
     depthwise: tuple[DepthwiseShape, ...]
     pool: tuple[RowShape, ...]
     add: tuple[RowShape, ...]
+
+    @property
+    def near(self) -> set[int]:
+        """Pixel steps of the products of one vector that have pixels enough for the largest tile."""
+        return {s.x_step for s in self.gemm if s.vectors - (s.tail > 0) == 1 and s.pixels >= NEAR_PIXELS}
 
 
 def _gemm(plan: Plan, layer: Dense) -> GemmShape:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from export.c import reference
 from export.c.ir import Add, Concat, Dense, Graph, Pool, Relu
-from export.c.isas import source_text
+from export.c.isas import Needs, kernels_of, source_text
 from export.c.layout import Layouts
 from export.c.pack import panels
 from export.c.passes import is_int8, optimise
 from export.c.plan import Plan, Tuning, input_rows, make_plan
 from export.c.quantised import face_formula
 from export.c.read import read, supported_ops
-from export.c.tiles import RULES, few_sizes, nearly_equal, only_needed, rule_of, up_to_eight
+from export.c.tiles import RULES, few_sizes, near_steps, nearly_equal, only_needed, rule_of, tile_calls, up_to_eight
 from runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -203,6 +203,17 @@ def test_the_widest_kernels_are_cut_to_what_a_model_needs() -> None:
     assert rule_of(source) is up_to_eight
     assert rule_of(source_text("kernels/gemm-f32-avx512.c")) is few_sizes
     assert "LM_FEW_TILE(2, 1)" in only_needed(source, frozenset({(56, 1)}))
+
+
+def test_products_of_one_vector_get_tiles_for_their_own_steps() -> None:
+    plan = make_plan(optimise(read(fp32_model(spec_of("ghostone", 0.5, 112, 98)))), Tuning())
+    assert near_steps(plan) == (48, 80, 144)
+    source = kernels_of("avx512", False, Needs(tile_calls(plan), near=near_steps(plan)))
+    assert "#define LM_NEAR_STEPS(X) X(48) X(80) X(144)\n" in source
+    assert "LM_FEW_TILE(14, 1)" in source, "the tile for all steps is not needed then"
+    assert "LM_TAIL(14, 4, LM_QUAD_ALL)" in source, "tails are"
+    assert "#define LM_NEAR_STEPS(X) X" not in kernels_of("avx2", False, Needs(tile_calls(plan), near=(48,)))
+    assert " LM_TILE(14, 1)" in kernels_of("avx512", False, Needs(tile_calls(plan)))
 
 
 @given(st.integers(1, 300), st.integers(1, 4))

@@ -105,6 +105,10 @@ def test_a_million_random_int8_tensors(tmp_path: Path) -> None:
 MUTANTS = [
     ("avx512", False, "w += N * 16;", "w += N * 16 - (k == 5);"),
     ("avx512", False, "sum, 0x4e", "sum, 0xb1"),
+    ("avx512", False, '"i"((i) * (S) * 4)', '"i"((i < 13 ? i : 12) * (S) * 4)'),
+    ("avx512", False, "LM_W_1 LM_NEAR_14(S)", "LM_W_1 if (k != 5) { LM_NEAR_14(S) }"),
+    ("avx512", False, "pixel += 14;", "pixel += 13;"),
+    ("avx512", False, "LM_EACH_14(LM_PLUS_1)", "LM_EACH_13(LM_PLUS_1)"),
     (
         "avx2",
         False,
