@@ -428,7 +428,9 @@ def test_starting_from_the_weights_of_another_run(finished: Path, tmp_path: Path
     best = load_checkpoint(finished / "best.ckpt").progress["best_nme"]
     assert outcome.best_nme == pytest.approx(best, rel=0.05)
     with pytest.raises(InputError, match=r"best\.ckpt: weight"):
-        train(tiny(model={"init": init, "width": 0.2}), tmp_path / "b")
+        train(tiny(model={"init": init, "width": 0.05}), tmp_path / "b")
+    with pytest.raises(InputError, match=r"best\.ckpt: cannot be grown"):
+        train(tiny(model={"init": init, "width": 0.2}), tmp_path / "c")
 
 
 @pytest.mark.parametrize(
