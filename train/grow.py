@@ -7,7 +7,7 @@ up to one, so that the wide network computes what the narrow one computed while 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def grow(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], seed: int,
     grown = {}
     for name, shape in ((name, tensor.shape) for name, tensor in wanted.items()):
         value = weights.get(name)
-        if value is None or value.dim() != len(shape) or any(w % n for w, n in zip(shape, value.shape, strict=True)):
+        if value is None or value.dim() != len(shape) or not _multiplies(value.shape, shape):
             has = "nothing of that name" if value is None else f"{tuple(value.shape)}"
             raise InputError(
                 f"{where}: cannot be grown: {name} is {has} there and {tuple(shape)} in the wider network; "
@@ -51,6 +51,10 @@ def grow(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], seed: int,
                 value = value * _shares(value, copies, chance)
         grown[name] = value
     return grown
+
+
+def _multiplies(narrow: Sequence[int], wide: Sequence[int]) -> bool:
+    return all(old > 0 and new % old == 0 for old, new in zip(narrow, wide, strict=True))
 
 
 def _shares(value: Tensor, copies: int, chance: torch.Generator) -> Tensor:

@@ -88,6 +88,14 @@ def test_no_two_copies_of_a_channel_are_taught_alike() -> None:
         assert pairs[alive].max() < 0.9999, tuple(kernel.shape)
 
 
+@pytest.mark.parametrize("broken", [torch.zeros(0), torch.zeros(3, 2), torch.zeros(9)])
+def test_damaged_weights_are_refused(broken: torch.Tensor) -> None:
+    start = narrow("pfld", 0.25)
+    start.model["fc.bias"] = broken
+    with pytest.raises(InputError, match=r"a\.ckpt: cannot be grown: fc\.bias is"):
+        grown(start, 0.5)
+
+
 def test_the_shares_follow_the_seed() -> None:
     heads = [grown(narrow("ghostone", 0.25), 0.5, seed).state_dict()["fc.weight"] for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
