@@ -40,7 +40,6 @@ TEST_SEED = 2024
 
 
 ROW_KERNELS = {
-    "lm_input_row": "input-f32",
     "lm_qtable_row": "qtable-s8",
     "lm_face_floats": "facefloat-s8",
     "lm_add_row": "add-f32",
@@ -78,8 +77,8 @@ def _pack_float(plan: Plan, ordered: bool) -> tuple[NDArray[np.float32], dict[in
             if isinstance(layer, Dense) and ordered and not (layer.kernel == 1 and vector):
                 parts.extend(pack_ordered(layer, pixel))
             elif isinstance(layer, Dense):
-                spans = plan.place(layer.inputs[0]).pixel.spans_of(layer.picks)
-                parts.extend(pack_dense(layer, pixel, [count for _, count in spans]))
+                spans, order = plan.place(layer.inputs[0]).pixel.reading(layer.picks)
+                parts.extend(pack_dense(layer, pixel, [count for _, count in spans], order))
             else:
                 parts.extend(pack_depthwise(layer, pixel))
             owners.append(layer)

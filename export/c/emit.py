@@ -85,7 +85,7 @@ def layer_table(plan: Plan) -> str:
         place = plan.place(layer.output)
         buffer, shape = place.buffer, layer.output.shape
         lane = 3 * face_pad(plan.graph) if isinstance(layer, InputLayer) else place.lane
-        spans = place.pixel.spans()
+        spans = place.spans()
         rows.append(
             f'    {{"{describe(layer)}", {buffer.offset}, {buffer.row_bytes}, {buffer.rows}, {shape.height}, '
             f"{shape.width}, "
@@ -127,10 +127,10 @@ MACROS = """#define LM_ROWS(layer, low, high)                  \\
         lm_check_rows(net, layer, low, high);      \\
     }
 
-/* Rows that a layer advances by in this tick, `lag` rows behind the newest input, clipped to the map. */
-#define LM_TICK(layer, rate, lag, height)                              \\
+/* Rows that a layer advances by in this turn, `lag` rows behind the newest input, clipped to the map. */
+#define LM_TICK(layer, turn, rate, lag, height)                        \\
     {                                                                  \\
-        const int start = (rate) * tick - (lag), end = start + (rate); \\
+        const int start = (rate) * turn - (lag), end = start + (rate); \\
         const int low = start < 0 ? 0 : start;                         \\
         const int high = end > (height) ? (height) : end;              \\
         if (low < high) {                                              \\

@@ -51,15 +51,19 @@ class CReport:
 
 MICRO_STREAMS = (1, 16 << 10, 64 << 10, 320 << 10)
 """From how many bytes on maps go through rings: what needs least memory differs from net to net."""
+MICRO_TURNS = (1, 2, 4, 8)
+"""Likewise in how many turns the first layers do a tick's work."""
 
 
 def smallest_plan(model: onnx.ModelProto) -> Plan:
     """The schedule for microcontrollers: of several, the one that needs least memory."""
     plans = [
         make_plan(
-            optimise(read(model)), Tuning(stream_bytes=bytes_moved, group_weights=1 << 30, max_rate=64, tight=True)
+            optimise(read(model)),
+            Tuning(stream_bytes=bytes_moved, group_weights=1 << 30, max_rate=64, tight=True, turns=turns),
         )
         for bytes_moved in MICRO_STREAMS
+        for turns in MICRO_TURNS
     ]
     return min(plans, key=lambda plan: plan.arena)
 

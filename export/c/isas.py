@@ -39,33 +39,39 @@ F32: dict[str, Isa] = {
     "avx512": Isa(
         "defined(__AVX512F__)",
         "AVX-512",
-        ("gemm-f32-avx512", "dw3x3-f32-avx512"),
-        ("avx512",) * 2,
+        ("gemm-f32-avx512", "dw3x3-f32-avx512", "input-f32-avx512"),
+        ("avx512",) * 3,
         target="avx2,fma,avx512f",
         needs=("AVX2", "FMA", "AVX512F"),
     ),
     "avx2": Isa(
         "defined(__AVX2__) && defined(__FMA__)",
         "AVX2",
-        ("vector-f32-avx2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
-        ("block",) * 2,
+        ("vector-f32-avx2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block", "input-f32-scalar"),
+        ("block", "block", "scalar"),
         target="avx2,fma",
         needs=("AVX2", "FMA"),
     ),
     "neon": Isa(
         "defined(__ARM_NEON) && defined(__aarch64__)",
         "NEON",
-        ("vector-f32-neon", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
-        ("block",) * 2,
+        ("vector-f32-neon", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block", "input-f32-scalar"),
+        ("block", "block", "scalar"),
     ),
     "sse2": Isa(
         "defined(__SSE2__)",
         "SSE2",
-        ("vector-f32-sse2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block"),
-        ("block",) * 2,
+        ("vector-f32-sse2", "gemm-f32-tail", "gemm-f32-block", "dw3x3-f32-block", "input-f32-scalar"),
+        ("block", "block", "scalar"),
         target="",
     ),
-    "scalar": Isa("1", "C99", ("gemm-f32-tail", "gemm-f32-scalar", "dw3x3-f32-scalar"), ("scalar",) * 2, target=""),
+    "scalar": Isa(
+        "1",
+        "C99",
+        ("gemm-f32-tail", "gemm-f32-scalar", "dw3x3-f32-scalar", "input-f32-scalar"),
+        ("scalar",) * 3,
+        target="",
+    ),
 }
 """Float kernels, best first."""
 
@@ -155,7 +161,7 @@ class Needs:
         return not self.depthwise and name.startswith(("dw", "qdw"))
 
 
-ENTRIES_F32 = ("gemm", "dw")
+ENTRIES_F32 = ("gemm", "dw", "input_row")
 ENTRIES_S8 = ("qgemm", "qdw", "qpool_row", "qinput_row", "qadd_row", "ordered_product")
 """What layers call; each instruction set says by which suffix."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from export.c.fetch import Fetch
 from export.c.ir import Add, Dense, Depthwise, Dequantise, Layer, Pool, Quantise, Tensor
 from export.c.layers_more import after_rows, large_depthwise, more_rows
+from export.c.layout import VECTOR
 from export.c.names import comment_text
 from export.c.pack import Weights, tail_group
 from export.c.passes import describe
@@ -69,9 +70,9 @@ class LayerWriter:
         self.weights = weights
         self.fetches = fetches
 
-    def joined(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Spans that a product may read as one, made one."""
-        return spans
+    def reading(self, layer: Dense) -> list[tuple[int, int]]:
+        """(first lane, channels) of the runs that a product reads of every pixel."""
+        return self.plan.place(layer.inputs[0]).pixel.reading(layer.picks)[0]
 
     def function(self, step: Step) -> str:
         """The function that computes rows [from, to) of a layer."""
@@ -146,7 +147,7 @@ class LayerWriter:
     def _dense(self, layer: Dense, step: Step) -> str:
         words, source = self.words, self.plan.place(layer.inputs[0])
         mode = gemm_mode(layer, self.plan.graph.input)
-        spans = self.joined(source.pixel.spans_of(layer.picks))
+        spans = self.reading(layer)
         runs = k_runs(layer, mode, spans)
         width = layer.output.shape.width
         loop, pixels = "    for (int y = from; y < to; y++) {\n", str(width)
@@ -240,6 +241,7 @@ class LayerWriter:
             "y_step": target.buffer.pixel_step,
             "out_width": layer.output.shape.width,
             "vectors": target.pixel.vectors,
+            "shift": 0 if target.left_over is None else target.left_over - VECTOR * (target.pixel.vectors - 1),
             "relu": int(layer.relu),
         }
         return (
@@ -277,9 +279,15 @@ def group_loop(group: Group) -> str:
     if group.ticks == 1:
         return "".join(f"    LM_ROWS({step.index}, 0, {step.height})\n" for step in group.steps)
     text = f"    for (int tick = 0; tick < {group.ticks}; tick++) {{\n"
-    for step in group.steps:
-        text += f"        LM_TICK({step.index}, {step.rate}, {step.lag}, {step.height})\n"
-    return text + "    }\n"
+    turns = group.steps[0].turns
+    if turns > 1:
+        text += f"        for (int turn = {turns} * tick; turn < {turns} * (tick + 1); turn++) {{\n"
+        text += "".join("    " + _tick(step, "turn") for step in group.steps if step.turns > 1) + "        }\n"
+    return text + "".join(_tick(step, "tick") for step in group.steps if step.turns == 1) + "    }\n"
+
+
+def _tick(step: Step, turn: str) -> str:
+    return f"        LM_TICK({step.index}, {turn}, {step.rate}, {step.lag}, {step.height})\n"
 
 
 def layer_of(plan: Plan) -> list[Layer]:

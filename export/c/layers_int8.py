@@ -104,8 +104,9 @@ class CodeWriter(LayerWriter):
         }
         return assign(values) + "        lm_qgemm(&a);\n"
 
-    def joined(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Without lanes to spare only padding lies between two spans: its weights are zero."""
+    def reading(self, layer: Dense) -> list[tuple[int, int]]:
+        """Without lanes to spare only padding lies between two spans: its weights are zero, and one run reads both."""
+        spans = self.plan.place(layer.inputs[0]).pixel.spans_of(layer.picks)
         found: list[tuple[int, int]] = []
         for lane, count in spans if self.plan.tight else ():
             first, before = found[-1] if found else (0, 0)

@@ -41,7 +41,7 @@ def to_lanes(values: NDArray[Any], pixel: Pixel) -> NDArray[Any]:
 
 def tail_group(layer: Dense, output: Pixel) -> int:
     """How many inputs share the last vector of a 1x1 convolution's outputs: 0 (it is full enough), 2 or 4."""
-    left = output.spans()[-1][1] % VECTOR
+    left = output.left
     many = layer.output.shape.height > 1 and layer.kernel == 1 and layer.stride == 1 and layer.picks is None
     return 0 if layer.steps is not None or not many or not 0 < left <= 8 else 4 if left <= 4 else 2
 
@@ -56,9 +56,12 @@ def _pack_tail(columns: Floats, group: int, runs: list[int]) -> Floats:
     return np.concatenate(parts)
 
 
-def pack_dense(layer: Dense, output: Pixel, runs: list[int]) -> tuple[Floats, Floats]:
-    """(weights, bias): [panel][k][lane], k running over kernel rows, kernel columns, input channels; then the tail."""
-    matrix = layer.weights.transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
+def pack_dense(layer: Dense, output: Pixel, runs: list[int], order: list[int]) -> tuple[Floats, Floats]:
+    """(weights, bias): [panel][k][lane], k running over kernel rows, kernel columns, input channels; then the tail.
+
+    `runs` and `order`: the runs of a pixel's inputs, and in which order the inputs are read.
+    """
+    matrix = layer.weights[:, order].transpose(2, 3, 1, 0).reshape(-1, layer.weights.shape[0])
     lanes = to_lanes(matrix, output)
     group = tail_group(layer, output)
     parts, lane = [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from export.c.ir import CentreOfMass, Concat, Dense, Depthwise, Graph, Layer, MaxPool, Pool, Resize, Scale, Tensor
@@ -44,35 +45,59 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor's place: the buffer, its first lane in every pixel, its pixel."""
+    """A tensor's place: the buffer, its first lane in every pixel, its pixel.
+
+    `left_over`: where, counted from that lane, the channels lie that do not fill a vector; None: behind the others.
+    """
 
     buffer: Buffer
     lane: int
     pixel: Pixel
+    left_over: int | None = None
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first lane, channels) of each run, in the order of the channels."""
+        spans = self.pixel.spans()
+        if self.left_over is None:
+            return spans
+        count = spans[-1][1]
+        left = count % VECTOR
+        return [*([(0, count - left)] if count > left else []), (self.left_over, left)]
 
 
 @dataclass(eq=False)
 class Step:
-    """A layer inside its group: how many rows per tick, and how far behind it runs."""
+    """A layer inside its group: how many rows at a turn, how far behind it runs, how many turns it has in a tick."""
 
     layer: Layer
     index: int
     rate: int
     lag: int
     height: int
+    turns: int = 1
 
-    def rows(self, tick: int) -> range:
-        low = self.rate * tick - self.lag
+    def rows(self, turn: int) -> range:
+        low = self.rate * turn - self.lag
         return range(max(low, 0), min(low + self.rate, self.height))
 
 
 @dataclass(eq=False)
 class Group:
-    """Layers that advance together, tick by tick."""
+    """Layers that advance together, tick by tick; the first of them may take several turns in each."""
 
     steps: list[Step]
     ticks: int = 0
     scratch: list[Buffer] = field(default_factory=list)
+
+    def in_order(self) -> Iterator[tuple[Step, range]]:
+        """Every step and its rows, in the order in which they are computed."""
+        first = [step for step in self.steps if step.turns > 1]
+        for tick in range(self.ticks):
+            for turn in range(first[0].turns if first else 0):
+                for step in first:
+                    yield step, step.rows(tick * step.turns + turn)
+            for step in self.steps[len(first) :]:
+                yield step, step.rows(tick)
 
 
 @dataclass
@@ -101,6 +126,8 @@ class Tuning:
     max_rate: int = 8
     tight: bool = False
     """Int8 maps without lanes to spare, for microcontrollers."""
+    turns: int | None = None
+    """How many turns the first layers of a group take in a tick; None: two, int8 one."""
 
 
 LARGEST_STREAMED = 7
@@ -194,11 +221,14 @@ def _group(layers: list[Layer], places: dict[int, Place], scale: dict[int, int],
 
 
 def _schedule(
-    layers: list[Layer], leaves: dict[int, list[Tensor]], scale: dict[int, int], band: int, index: int
+    layers: list[Layer], leaves: dict[int, list[Tensor]], scale: dict[int, int], tuning: Tuning, index: int
 ) -> Group:
     """Give each layer of a group its rate and lag."""
+    band, turns = tuning.band, tuning.turns or (1 if any(layer.output.step is not None for layer in layers) else 2)
     deepest = max(scale[id(layer.output)] for layer in layers if not isinstance(layer, Pool))
     lags: dict[int, int] = {}
+    if any(_pairs(layer) and scale[id(layer.output)] == deepest for layer in layers):
+        band *= 2
     alone = sum(not isinstance(layer, Pool) for layer in layers) == 1
     steps = []
     for number, layer in enumerate(layers):
@@ -216,7 +246,29 @@ def _schedule(
         rate = height if alone else band * max(1, deepest // own)
         steps.append(Step(layer, index + number, rate, lag, height))
     ticks = max(-(-(step.height + step.lag) // step.rate) for step in steps)
+    if not alone:
+        _take_turns(steps, turns)
     return Group(steps, ticks)
+
+
+def _pairs(layer: Layer) -> bool:
+    """Whether a layer's kernels are quicker with two rows at once."""
+    return isinstance(layer, Depthwise) and layer.kernel == 3 and layer.stride == 1 and layer.steps is None
+
+
+def _take_turns(steps: list[Step], turns: int) -> None:
+    """Let the first layers, those of the largest maps, take turns in a tick: what one writes the next finds nearby.
+
+    Up to the first layer that would be left with too few rows: 3x3 depthwise layers work on pairs.
+    """
+    first: list[Step] = []
+    for step in steps:
+        if step.rate % turns or step.rate < turns * (2 if _pairs(step.layer) else 1):
+            break
+        first.append(step)
+    if any(isinstance(step.layer, Depthwise) for step in first):
+        for step in first:
+            step.rate, step.turns = step.rate // turns, turns
 
 
 def _ring_rows(plan_groups: list[Group], places: dict[int, Place], keep: set[int]) -> None:
@@ -225,21 +277,17 @@ def _ring_rows(plan_groups: list[Group], places: dict[int, Place], keep: set[int
         written: dict[int, dict[int, int]] = {}
         read: dict[int, dict[int, int]] = {}
         buffers: dict[int, Buffer] = {}
-        clock = 0
-        for tick in range(group.ticks):
-            for step in group.steps:
-                clock += 1
-                rows = step.rows(tick)
-                for row in rows:
-                    for position, tensor in enumerate(step.layer.inputs):
-                        buffer = places[id(tensor)].buffer
-                        for source in input_rows(step.layer, row, position):
-                            if 0 <= source < buffer.height:
-                                read.setdefault(id(buffer), {})[source] = clock
-                    if not isinstance(step.layer, Pool):
-                        buffer = places[id(step.layer.output)].buffer
-                        buffers[id(buffer)] = buffer
-                        written.setdefault(id(buffer), {}).setdefault(row, clock)
+        for clock, (step, rows) in enumerate(group.in_order(), 1):
+            for row in rows:
+                for position, tensor in enumerate(step.layer.inputs):
+                    buffer = places[id(tensor)].buffer
+                    for source in input_rows(step.layer, row, position):
+                        if 0 <= source < buffer.height:
+                            read.setdefault(id(buffer), {})[source] = clock
+                if not isinstance(step.layer, Pool):
+                    buffer = places[id(step.layer.output)].buffer
+                    buffers[id(buffer)] = buffer
+                    written.setdefault(id(buffer), {}).setdefault(row, clock)
         for key, buffer in buffers.items():
             if key in keep:
                 continue
@@ -302,14 +350,16 @@ def make_plan(graph: Graph, tuning: Tuning) -> Plan:
             step = _pixel_step(graph, home, layouts.pixel(home).lanes)
             homes[id(home)] = Buffer(home.name, shape.height, step * shape.width * element(home), step, shape.height)
             buffers.append(homes[id(home)])
-        places[id(layer.output)] = Place(homes[id(home)], lane, layouts.pixel(layer.output))
+        places[id(layer.output)] = Place(
+            homes[id(home)], lane, layouts.pixel(layer.output), layouts.left_over(layer.output)
+        )
     work: list[Layer] = [InputLayer([], face, "input"), *(x for x in graph.layers if not isinstance(x, Concat))]
     scale = _scales([InputLayer([], face, "input"), *graph.layers], face)
     leaves = _leaves(graph)
     groups: list[Group] = []
     index = 0
     for members in _group(work, places, scale, tuning):
-        groups.append(_schedule(members, leaves, scale, tuning.band, index))
+        groups.append(_schedule(members, leaves, scale, tuning, index))
         index += len(members)
     _lifetimes(groups, places, graph)
     inside = {id(b) for b in buffers if b.first != b.last or b is places[id(graph.output)].buffer}

@@ -54,7 +54,7 @@ def _pixels(plan: Plan, group: Group, step: Step, layer: Dense) -> set[int]:
     mode = gemm_mode(layer, plan.graph.input)
     whole = all(plan.place(tensor).buffer.full for tensor in (*layer.inputs, layer.output))
     if mode == "point" and layer.stride == 1 and whole:
-        pixels |= {width * len(step.rows(tick)) for tick in range(group.ticks)} - {0}
+        pixels |= {width * len(rows) for other, rows in group.in_order() if other is step} - {0}
     if mode == "patch":
         band = patch_band(layer, group, plan.places)
         pixels |= {width * band, width * (layer.output.shape.height % band)} - {0}

@@ -8,6 +8,14 @@
     { LM_DW_LOAD(d, at) left = lm_vec_fma(v, w##d##2, left); middle = lm_vec_fma(v, w##d##1, middle); right = lm_vec_fma(v, w##d##0, right); }
 #define LM_DW_EVEN(d, at, sum) { LM_DW_LOAD(d, at) sum = lm_vec_fma(v, w##d##1, sum); }
 #define LM_DW_ODD(d, at, sum, next) { LM_DW_LOAD(d, at) sum = lm_vec_fma(v, w##d##2, sum); next = lm_vec_fma(v, w##d##0, next); }
+#define LM_DW_PUT(to, sum)                                                                                      \
+    if (a->shift == LM_SIMD) {                                                                                  \
+        lm_vec_store(to, lm_vec_max(low, sum));                                                                 \
+    } else {                                                                                                    \
+        float part[LM_SIMD];                                                                                    \
+        lm_vec_store(part, lm_vec_max(low, sum));                                                               \
+        memcpy(to, part, (size_t)a->shift * sizeof *part);                                                      \
+    }
 #define LM_DW_WEIGHTS(d)                                                                                        \
     const float *x##d = a->x[d] + lane;                                                                         \
     const lm_vec w##d##0 = lm_vec_load(w + (d * 3 + 0) * 16), w##d##1 = lm_vec_load(w + (d * 3 + 1) * 16),      \
@@ -31,10 +39,10 @@
                 LM_DW_TAPS(1, i, left, middle, right)                                                           \
                 LM_IF_##B(LM_DW_TAPS(2, i, left, middle, right))                                                \
                 if (i > 0) {                                                                                    \
-                    lm_vec_store(y + (size_t)(i - 1) * y_step, lm_vec_max(low, left));                          \
+                    LM_DW_PUT(y + (size_t)(i - 1) * y_step, left)                          \
                 }                                                                                               \
             }                                                                                                   \
-            lm_vec_store(y + (size_t)(a->in_width - 1) * y_step, lm_vec_max(low, middle));                      \
+            LM_DW_PUT(y + (size_t)(a->in_width - 1) * y_step, middle)                      \
         } else {                                                                                                \
             lm_vec next = bias;                                                                                 \
             for (int i = 0; i < a->out_width; i++) {                                                            \
@@ -48,7 +56,7 @@
                     LM_DW_ODD(1, 2 * i + 1, sum, next)                                                          \
                     LM_IF_##B(LM_DW_ODD(2, 2 * i + 1, sum, next))                                               \
                 }                                                                                               \
-                lm_vec_store(y + (size_t)i * y_step, lm_vec_max(low, sum));                                     \
+                LM_DW_PUT(y + (size_t)i * y_step, sum)                                     \
             }                                                                                                   \
         }                                                                                                       \
     }
@@ -69,8 +77,14 @@ static LM_TARGET void lm_dw_block(const lm_dw_args *a)
         for (int k = 0; k < 3; k++) {
             part.x[k] = a->x[first + k];
         }
-        part.y[0] = a->y[row];
         for (int lane = 0; lane < a->vectors * 16; lane += LM_SIMD) {
+            const ptrdiff_t shift = lane >= (a->vectors - 1) * 16 ? a->shift : 0;
+            const int left = shift == 0 ? LM_SIMD : (int)(shift & 15) - lane % 16;
+            if (left <= 0) {
+                break;
+            }
+            part.shift = left < LM_SIMD ? left : LM_SIMD; /* lanes to be written */
+            part.y[0] = a->y[row] + shift;
             kernels[(part.x[0] != NULL ? 2 : 0) + (part.x[2] != NULL ? 1 : 0)](&part, (size_t)lane);
         }
     }

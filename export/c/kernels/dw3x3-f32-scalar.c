@@ -8,7 +8,10 @@ static void lm_dw_row_scalar(const lm_dw_args *a, const float *const *rows, floa
         const float *w = a->w + lane * 9;
         for (int ox = 0; ox < a->out_width; ox++) {
             float acc[LM_VECTOR];
+            const ptrdiff_t shift = v == a->vectors - 1 ? a->shift : 0;
+            const int written = shift == 0 ? LM_VECTOR : (int)(shift & 15);
             float *y = out + (size_t)ox * a->y_step + lane;
+            y += shift;
             for (int i = 0; i < LM_VECTOR; i++) {
                 acc[i] = a->bias[lane + (size_t)i];
             }
@@ -27,7 +30,7 @@ static void lm_dw_row_scalar(const lm_dw_args *a, const float *const *rows, floa
                     }
                 }
             }
-            for (int i = 0; i < LM_VECTOR; i++) {
+            for (int i = 0; i < written; i++) {
                 y[i] = a->relu && acc[i] < 0.0f ? 0.0f : acc[i];
             }
         }

@@ -193,26 +193,49 @@ LM_NEAR_STEPS(LM_NEAR_TILE)
 #define LM_QUAD_ALL(i) { LM_X_QUAD(i) LM_MUL(i, 0) }
 #define LM_KEEP_ALL(i) _mm512_storeu_ps(sums + i * 16, s##i##_0);
 
-/* Neighbours that belong to one output are added up. Apart from the tiles, which would all repeat it. */
+/* Neighbours that belong to one output are added up, for two (four) pixels at once: their outputs fill a vector, half (a quarter) each.
+   Apart from the tiles, which would all repeat it. `sums` may be read up to the next multiple of four pixels. */
+#define LM_TAIL_PUT(i, lanes_of_it)                                                                                    \
+    if (i < left) {                                                                                                    \
+        __m512 own = lanes_of_it;                                                                                      \
+        if (add != NULL) {                                                                                             \
+            own = _mm512_add_ps(own, _mm512_maskz_loadu_ps(mask, add + (size_t)i * a->add_step));                      \
+        }                                                                                                              \
+        _mm512_storeu_ps(y + (size_t)i * y_step, _mm512_max_ps(low, own));                                             \
+    }
+#define LM_QUARTER(i) _mm512_zextps128_ps512(_mm512_extractf32x4_ps(all, i))
 LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
 {
-    const __mmask16 mask = (__mmask16)((1u << 16 / a->tail) - 1);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i order = a->tail == 2 ? _mm512_slli_epi32(lanes, 1) : _mm512_slli_epi32(lanes, 2);
-    const __m512 bias = _mm512_maskz_loadu_ps(mask, a->bias + t->lane), low = _mm512_set1_ps(t->low);
+    const __m512i even = _mm512_slli_epi32(lanes, 1), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 low = _mm512_set1_ps(t->low);
+    const __m512 bias = _mm512_loadu_ps(a->bias + t->lane);
     const float *add = a->add == NULL ? NULL : a->add + pixel * a->add_step + t->lane;
-    float *y = a->y + pixel * a->y_step + t->lane;
-    for (int p = 0; p < pixels; p++) {
-        __m512 sum = _mm512_loadu_ps(sums + 16 * p);
-        sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xb1));
-        sum = a->tail == 4 ? _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e)) : sum;
-        sum = _mm512_add_ps(_mm512_maskz_permutexvar_ps(mask, order, sum), bias);
-        if (add != NULL) {
-            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, add));
-            add += a->add_step;
+    const size_t y_step = a->y_step;
+    float *y = a->y + pixel * y_step + t->lane;
+    const int together = a->tail;
+    const __mmask16 mask = (__mmask16)((1u << 16 / together) - 1);
+    const __m512 repeated = together == 2 ? _mm512_shuffle_f32x4(bias, bias, 0x44) : _mm512_shuffle_f32x4(bias, bias, 0);
+    for (int left = pixels; left > 0; left -= together) {
+        const __m512 s0 = _mm512_loadu_ps(sums), s1 = _mm512_loadu_ps(sums + 16);
+        __m512 all = _mm512_add_ps(_mm512_permutex2var_ps(s0, even, s1), _mm512_permutex2var_ps(s0, odd, s1));
+        if (together == 4) {
+            const __m512 s2 = _mm512_loadu_ps(sums + 32), s3 = _mm512_loadu_ps(sums + 48);
+            const __m512 more = _mm512_add_ps(_mm512_permutex2var_ps(s2, even, s3), _mm512_permutex2var_ps(s2, odd, s3));
+            all = _mm512_add_ps(_mm512_permutex2var_ps(all, even, more), _mm512_permutex2var_ps(all, odd, more));
+            all = _mm512_add_ps(all, repeated);
+            LM_TAIL_PUT(0, LM_QUARTER(0))
+            LM_TAIL_PUT(1, LM_QUARTER(1))
+            LM_TAIL_PUT(2, LM_QUARTER(2))
+            LM_TAIL_PUT(3, LM_QUARTER(3))
+        } else {
+            all = _mm512_add_ps(all, repeated);
+            LM_TAIL_PUT(0, _mm512_zextps256_ps512(_mm512_castps512_ps256(all)))
+            LM_TAIL_PUT(1, _mm512_maskz_shuffle_f32x4(0xff, all, all, 0xee))
         }
-        _mm512_storeu_ps(y, _mm512_max_ps(low, sum));
-        y += a->y_step;
+        sums += 16 * together;
+        y += (size_t)together * y_step;
+        add = add == NULL ? NULL : add + (size_t)together * a->add_step;
     }
 }
 
@@ -221,7 +244,7 @@ LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, cons
     static LM_TARGET_AVX512 void lm_tail_##M##_##GROUP(const lm_gemm_args *a, const lm_tiles *t)                       \
     {                                                                                                                  \
         const size_t x_step = a->x_step;                                                                               \
-        float sums[M * 16];                                                                                            \
+        float sums[(M + 3) / 4 * 64];                                                                                            \
         size_t pixel = t->pixel;                                                                                       \
         for (int tile = 0; tile < t->count; tile++) {                                                                  \
             const float *w = t->w;                                                                                     \

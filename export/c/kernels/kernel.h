@@ -54,7 +54,8 @@ typedef struct lm_gemm_args {
 } lm_gemm_args;
 
 /* One or two output rows of a 3x3 depthwise convolution, padding 1. Row y of the output reads x[y * stride + 0..2].
-   A row outside the map is NULL. Weights: [vector][tap][16]. */
+   A row outside the map is NULL. Weights: [vector][tap][16]. With a `shift` the last vector is written in part, and elsewhere: its
+   first `shift` modulo 16 lanes, `shift` floats from where it would follow the others. */
 typedef struct lm_dw_args {
     const float *x[5];
     size_t x_step;
@@ -67,6 +68,7 @@ typedef struct lm_dw_args {
     size_t y_step;
     int out_width;
     int vectors;
+    ptrdiff_t shift;
     int relu;
 } lm_dw_args;
 

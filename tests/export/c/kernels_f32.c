@@ -1,5 +1,5 @@
 /* Float kernels alone: compared with sums in double, and timed. The including file names the kernel under test:
-   gemm_tested, dw_tested, and defines the shapes. */
+   gemm_tested, dw_tested, input_tested, and defines the shapes. */
 #include "kernels.h"
 
 #define CANARY 1234.5f
@@ -24,7 +24,7 @@ static int check_gemm(const gemm_shape *s, size_t shift)
     const size_t x_size = (size_t)(s->pixels - 1) * (size_t)s->x_step + reach + 4, lanes = (size_t)s->vectors * 16;
     float *x = (float *)room(x_size * 4, shift), *w = (float *)room((k_total + tail_groups) * lanes * 4, 0);
     float *bias = (float *)room(lanes * 4, 0), *add = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
-    float *y = (float *)room((size_t)(s->pixels * s->y_step) * 4, 0);
+    float *y = (float *)room((size_t)((s->pixels + 1) * s->y_step) * 4, 0); /* and one pixel that nobody may touch */
     for (size_t i = 0; i < x_size; i++) {
         x[i] = random_float();
     }
@@ -36,6 +36,8 @@ static int check_gemm(const gemm_shape *s, size_t shift)
     }
     for (int i = 0; i < s->pixels * s->y_step; i++) {
         add[i] = random_float();
+    }
+    for (int i = 0; i < (s->pixels + 1) * s->y_step; i++) {
         y[i] = CANARY;
     }
     for (int r = 0; r < s->run_count; r++) {
@@ -123,8 +125,8 @@ static int check_gemm(const gemm_shape *s, size_t shift)
             }
         }
     }
-    for (int p = 0; p < s->pixels; p++) {
-        for (int i = s->vectors * 16; i < s->y_step; i++) {
+    for (int p = 0; p <= s->pixels; p++) {
+        for (int i = p < s->pixels ? s->vectors * 16 : 0; i < s->y_step; i++) {
             if (y[p * s->y_step + i] != CANARY) {
                 printf("gemm %s: writes beside its lanes\n", s->name);
                 return 1;
@@ -144,12 +146,14 @@ static int check_gemm(const gemm_shape *s, size_t shift)
     return 0;
 }
 
-static int check_dw(const dw_shape *s, int rows, int missing)
+/* The first `last` lanes of the last vector go `behind` floats further left: where they lie may be written by nobody else. */
+static int check_dw(const dw_shape *s, int rows, int missing, int last, int behind)
 {
     const int out = (s->width + s->stride - 1) / s->stride, reads = (rows - 1) * s->stride + 3;
     const size_t lanes = (size_t)s->vectors * 16, x_row = (size_t)(s->width * s->x_step), y_row = (size_t)(out * s->y_step);
     float *x = (float *)room(x_row * 4 * (size_t)reads, 0), *w = (float *)room(lanes * 36, 0), *bias = (float *)room(lanes * 4, 0);
-    float *y = (float *)room(y_row * 4 * 2, 0);
+    const size_t before = (size_t)behind + 16; /* floats in front of the outputs */
+    float *memory = (float *)room((y_row * 2 + before) * 4, 0), *y = memory + before;
     lm_dw_args a;
     for (size_t i = 0; i < x_row * (size_t)reads; i++) {
         x[i] = random_float();
@@ -160,8 +164,8 @@ static int check_dw(const dw_shape *s, int rows, int missing)
     for (size_t i = 0; i < lanes; i++) {
         bias[i] = random_float();
     }
-    for (size_t i = 0; i < 2 * y_row; i++) {
-        y[i] = CANARY;
+    for (size_t i = 0; i < 2 * y_row + before; i++) {
+        memory[i] = CANARY;
     }
     memset(&a, 0, sizeof a);
     for (int k = 0; k < reads; k++) {
@@ -179,14 +183,34 @@ static int check_dw(const dw_shape *s, int rows, int missing)
     a.y_step = (size_t)s->y_step;
     a.out_width = out;
     a.vectors = s->vectors;
+    a.shift = -behind;
     a.relu = s->relu;
     dw_tested(&a);
+    for (int row = 0; row < rows && behind > 0; row++) { /* brought back to where they would be else */
+        for (int ox = 0; ox < out; ox++) {
+            float *there = y + (size_t)row * y_row + (size_t)(ox * s->y_step) + lanes - 16, *here = there - behind;
+            for (int c = 0; c < last; c++) {
+                if (there[c] != CANARY) {
+                    printf("dw %s: lane %d of %d is not where it belongs\n", s->name, c, last);
+                    return 1;
+                }
+                there[c] = here[c];
+                here[c] = CANARY;
+            }
+        }
+    }
+    for (size_t i = 0; i < before; i++) {
+        if (memory[i] != CANARY) {
+            printf("dw %s: writes before its lanes\n", s->name);
+            return 1;
+        }
+    }
     for (int row = 0; row < rows; row++) {
         for (int ox = 0; ox < out; ox++) {
             for (size_t c = 0; c < (size_t)s->y_step; c++) {
                 const float found = y[(size_t)row * y_row + (size_t)(ox * s->y_step) + c];
                 double exact, magnitude;
-                if (c >= lanes) {
+                if (c >= lanes - 16 + (size_t)last) {
                     if (found != CANARY) {
                         printf("dw %s: writes beside its lanes\n", s->name);
                         return 1;
@@ -222,6 +246,46 @@ static int check_dw(const dw_shape *s, int rows, int missing)
     free(x);
     free(w);
     free(bias);
+    free(memory);
+    return 0;
+}
+
+static int check_input(int width)
+{
+    float scale[48], shift[48];
+    const size_t size = (size_t)width * 3;
+    uint8_t *x = (uint8_t *)room(size, 0);
+    float *y = (float *)room((size + 7) * 4, 0);
+    for (int c = 0; c < 3; c++) {
+        const float by = random_float(), less = random_float();
+        for (int i = c; i < 48; i += 3) {
+            scale[i] = by;
+            shift[i] = less;
+        }
+    }
+    for (size_t i = 0; i < size; i++) {
+        x[i] = (uint8_t)random_below(256);
+    }
+    for (size_t i = 0; i < size + 7; i++) {
+        y[i] = CANARY;
+    }
+    input_tested(x, width, scale, shift, y);
+    for (size_t i = 0; i < size + 7; i++) {
+        const int inside = i >= 3 && i < size + 3;
+        const size_t from = inside ? i - 3 : 0;
+        const double product = inside ? (double)x[from] * (double)scale[from % 48] : 0.0;
+        const double exact = i == size + 6 ? (double)CANARY : inside ? product - (double)shift[from % 48] : 0.0;
+        if (beyond(y[i], exact, inside ? fabs(product) + fabs((double)shift[from % 48]) : 0.0, 2)) {
+            printf("input %d: value %zu is %.9g, exactly %.9g\n", width, i, (double)y[i], exact);
+            return 1;
+        }
+    }
+    if (timing) {
+        double seconds;
+        FASTEST(seconds, input_tested(x, width, scale, shift, y))
+        report("input", "row", (long)size, seconds);
+    }
+    free(x);
     free(y);
     return 0;
 }
@@ -247,9 +311,14 @@ static int random_gemm(void)
 static int random_dw(void)
 {
     dw_shape s = {"random", 1 + random_below(19), 1 + random_below(2), 0, 1 + random_below(3), 0, 0, random_below(2), 0};
+    const int last = 1 + random_below(8);
     s.x_step = 16 * (s.vectors + random_below(3));
     s.y_step = 16 * (s.vectors + random_below(3));
-    return check_dw(&s, 1 + random_below(2), random_below(4));
+    if (random_below(2)) { /* as in the padding of another map that lies before this one */
+        s.y_step = 16 * (2 * s.vectors + random_below(2));
+        return check_dw(&s, 1 + random_below(2), random_below(4), last, 16 * s.vectors - last);
+    }
+    return check_dw(&s, 1 + random_below(2), random_below(4), 16, 0);
 }
 
 static int check_all(long count)
@@ -260,12 +329,13 @@ static int check_all(long count)
     }
     for (size_t i = 0; i < sizeof dw_shapes / sizeof *dw_shapes; i++) {
         for (int missing = 0; missing < 4; missing++) {
-            bad += check_dw(&dw_shapes[i], 1, missing) + check_dw(&dw_shapes[i], 2, missing);
+            bad += check_dw(&dw_shapes[i], 1, missing, 16, 0) + check_dw(&dw_shapes[i], 2, missing, 16, 0);
         }
     }
+    bad += check_input(112) + check_input(224);
     timing = 0;
     for (long i = 0; i < count && bad == 0; i++) {
-        bad += random_gemm() + random_dw();
+        bad += random_gemm() + random_dw() + (i % 16 == 0 ? check_input(16 * (1 + random_below(16))) : 0);
     }
     return bad != 0;
 }

@@ -15,7 +15,7 @@
 #define LM_ALIGNED
 #endif
 
-#define LM_FACE_OFFSET 66048
+#define LM_FACE_OFFSET 33152
 #define LM_LAYER_COUNT 57
 #define LM_INPUT_BLUE 0
 #define LM_CROP_SCALE 1.2
@@ -76,7 +76,8 @@ typedef struct lm_gemm_args {
 } lm_gemm_args;
 
 /* One or two output rows of a 3x3 depthwise convolution, padding 1. Row y of the output reads x[y * stride + 0..2].
-   A row outside the map is NULL. Weights: [vector][tap][16]. */
+   A row outside the map is NULL. Weights: [vector][tap][16]. With a `shift` the last vector is written in part, and elsewhere: its
+   first `shift` modulo 16 lanes, `shift` floats from where it would follow the others. */
 typedef struct lm_dw_args {
     const float *x[5];
     size_t x_step;
@@ -89,10 +90,11 @@ typedef struct lm_dw_args {
     size_t y_step;
     int out_width;
     int vectors;
+    ptrdiff_t shift;
     int relu;
 } lm_dw_args;
 
-static const float LM_ALIGNED lm_weights[16144] = {
+static const float LM_ALIGNED lm_weights[15792] = {
     0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0x1p-2f, -0x1p-2f, 0.0f, 0x1p-1f,
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     -0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0x1p-2f, 0x1p-1f, 0x1p-1f, -0x1p-2f,
@@ -199,46 +201,26 @@ static const float LM_ALIGNED lm_weights[16144] = {
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     -0x1p-2f, -0x1.8p-3f, 0x1p-3f, -0x1p-4f, -0x1p-4f, 0x1p-4f, 0.0f, 0.0f,
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-1f, 0x1p-1f, -0x1p-2f, 0x1p-2f, -0x1p-1f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0.0f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-1f, 0x1p-1f, 0x1p-1f, -0x1p-1f, -0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0x1p-1f, 0x1p-2f, 0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, 0x1p-1f, -0x1p-2f, 0.0f, 0x1p-2f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-2f, 0.0f, 0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, -0x1p-1f, -0x1p-1f, -0x1p-2f, -0x1p-2f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0x1p-2f, -0x1p-2f, 0x1p-1f, 0.0f, -0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0x1p-1f, 0x1p-2f, 0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-2f, 0.0f, 0x1p-1f, 0x1p-1f, 0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, -0x1p-1f, -0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-1f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, -0x1p-2f, 0x1p-1f, -0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-1f, -0x1p-1f, -0x1p-1f, 0.0f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0x1p-1f, -0x1p-1f, 0.0f, 0x1p-1f, 0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-1f, 0x1p-1f, -0x1p-1f, -0x1p-1f, 0.0f, -0x1p-2f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, -0x1p-1f, 0x1p-1f, -0x1p-2f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-4f, -0x1p-3f, -0x1p-2f, -0x1p-4f, 0x1p-3f, -0x1p-4f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-4f, 0x1p-3f, 0x1p-2f, 0x1.8p-3f, -0x1.8p-3f, -0x1p-4f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-1f, 0x1p-1f, -0x1p-2f, 0x1p-2f, -0x1p-1f, -0x1p-2f, 0.0f, 0x1p-1f,
+    0x1p-2f, 0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, 0.0f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-2f,
+    0.0f, 0x1p-1f, 0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0.0f, -0x1p-1f, 0x1p-1f, 0x1p-1f, -0x1p-1f, -0x1p-1f, 0x1p-2f, -0x1p-1f,
+    -0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, 0x1p-1f, 0x1p-2f, 0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0x1p-2f,
+    0x1p-1f, -0x1p-1f, 0x1p-1f, -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-2f, 0x1p-1f, -0x1p-2f, 0.0f, 0x1p-2f, -0x1p-2f, -0x1p-2f, -0x1p-2f,
+    0x1p-1f, -0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-2f, 0.0f, 0x1p-1f, -0x1p-1f, -0x1p-1f,
+    -0x1p-1f, 0.0f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-1f, 0x1p-1f,
+    -0x1p-1f, 0.0f, 0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-2f, -0x1p-1f, -0x1p-1f, -0x1p-2f, -0x1p-2f, -0x1p-2f, -0x1p-1f, 0x1p-1f,
+    -0x1p-1f, -0x1p-1f, 0.0f, -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, 0x1p-2f, -0x1p-2f, 0x1p-1f, 0.0f, -0x1p-1f, 0x1p-2f, -0x1p-1f,
+    0x1p-1f, -0x1p-2f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-4f, -0x1p-3f, -0x1p-2f, -0x1p-4f, 0x1p-3f, -0x1p-4f, -0x1p-4f, 0x1p-3f,
+    0x1p-2f, 0x1.8p-3f, -0x1.8p-3f, -0x1p-4f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, 0.0f, 0x1p-1f, 0x1p-2f, 0x1p-1f, 0.0f, 0x1p-2f, 0x1p-1f,
     0x1p-1f, -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     -0x1p-2f, -0x1p-1f, -0x1p-2f, 0.0f, -0x1p-1f, 0x1p-1f, 0x1p-1f, -0x1p-1f,
@@ -277,14 +259,12 @@ static const float LM_ALIGNED lm_weights[16144] = {
     0x1p-1f, 0x1p-1f, -0x1p-1f, 0.0f, -0x1p-1f, 0x1p-1f, -0x1p-1f, -0x1p-1f,
     0x1p-1f, 0.0f, 0.0f, -0x1p-1f, -0x1p-1f, -0x1p-2f, 0.0f, 0.0f,
     0x1p-2f, 0x1p-1f, 0x1p-2f, 0x1p-1f, -0x1p-2f, 0.0f, -0x1p-2f, 0.0f,
-    0.0f, 0.0f, 0x1p-2f, 0.0f, 0.0f, 0.0f, -0x1p-2f, 0.0f,
-    -0x1p-2f, 0.0f, 0.0f, 0.0f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, -0x1p-1f, 0x1p-2f, -0x1p-2f, -0x1p-1f, -0x1p-1f, -0x1p-1f, 0x1p-2f,
-    0x1p-2f, 0.0f, -0x1p-1f, 0.0f, -0x1p-1f, -0x1p-2f, 0.0f, -0x1p-1f,
-    0x1p-2f, 0x1p-1f, 0.0f, -0x1p-2f, -0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-1f,
-    0.0f, 0.0f, -0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-2f, 0.0f, -0x1p-2f,
-    0.0f, 0.0f, -0x1p-1f, 0.0f, 0x1p-1f, 0.0f, -0x1p-2f, 0.0f,
-    0.0f, 0.0f, 0x1p-2f, 0.0f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
+    0.0f, 0x1p-2f, 0x1p-2f, 0x1p-2f, 0.0f, -0x1p-1f, -0x1p-2f, -0x1p-1f,
+    -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-1f, 0x1p-1f, -0x1p-1f, 0.0f, 0.0f,
+    -0x1p-1f, 0x1p-2f, -0x1p-2f, 0.0f, -0x1p-1f, -0x1p-2f, 0x1p-2f, 0x1p-2f,
+    0.0f, 0.0f, 0.0f, -0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-1f, 0.0f,
+    0x1p-1f, 0.0f, -0x1p-2f, -0x1p-1f, -0x1p-2f, 0x1p-1f, 0x1p-1f, -0x1p-2f,
+    0.0f, 0.0f, 0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0.0f,
     -0x1p-3f, -0x1p-2f, -0x1.8p-3f, -0x1p-4f, 0x1.8p-3f, 0x1.8p-3f, 0x1p-2f, -0x1p-3f,
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-1f, 0.0f, 0.0f, 0.0f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f,
@@ -349,14 +329,12 @@ static const float LM_ALIGNED lm_weights[16144] = {
     0x1p-1f, 0x1p-2f, -0x1p-1f, 0.0f, 0.0f, -0x1p-2f, 0x1p-1f, 0.0f,
     0x1p-2f, -0x1p-2f, 0.0f, 0x1p-1f, -0x1p-1f, 0.0f, 0x1p-1f, 0.0f,
     0x1p-2f, 0.0f, 0x1p-2f, 0.0f, 0x1p-2f, 0x1p-1f, 0x1p-2f, 0x1p-2f,
-    0x1p-2f, 0.0f, -0x1p-2f, 0.0f, 0x1p-2f, 0.0f, 0x1p-2f, 0.0f,
-    -0x1p-1f, 0.0f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0x1p-2f, 0.0f,
-    0.0f, 0x1p-2f, -0x1p-2f, -0x1p-2f, 0x1p-1f, 0x1p-1f, 0.0f, 0x1p-1f,
-    -0x1p-2f, -0x1p-1f, -0x1p-1f, 0.0f, -0x1p-2f, -0x1p-1f, -0x1p-2f, 0.0f,
-    0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-2f, -0x1p-1f, 0x1p-2f, -0x1p-2f, 0x1p-1f,
-    0x1p-2f, -0x1p-1f, 0x1p-1f, 0x1p-2f, -0x1p-1f, 0x1p-1f, 0x1p-2f, -0x1p-2f,
-    -0x1p-1f, 0.0f, 0.0f, 0.0f, -0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, 0.0f, -0x1p-2f, 0.0f, -0x1p-2f, 0.0f, -0x1p-1f, 0.0f,
+    0x1p-2f, 0.0f, -0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-1f, 0x1p-2f, 0.0f,
+    -0x1p-1f, -0x1p-2f, 0x1p-1f, -0x1p-1f, 0.0f, -0x1p-2f, 0x1p-2f, -0x1p-2f,
+    0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-1f, -0x1p-2f,
+    -0x1p-1f, 0x1p-2f, 0.0f, 0x1p-1f, -0x1p-1f, -0x1p-1f, 0.0f, 0x1p-2f,
+    0x1p-2f, -0x1p-1f, -0x1p-2f, 0.0f, 0x1p-2f, -0x1p-2f, 0x1p-1f, 0.0f,
+    -0x1p-1f, 0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-1f, -0x1p-2f, -0x1p-2f, -0x1p-1f,
     -0x1p-3f, 0x1p-2f, -0x1.8p-3f, 0.0f, 0.0f, 0.0f, 0x1p-4f, 0.0f,
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-1f, -0x1p-2f, 0.0f, 0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-1f,
@@ -847,24 +825,24 @@ static const float LM_ALIGNED lm_weights[16144] = {
     -0x1p-2f, -0x1p-1f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-2f, 0x1p-1f,
     0.0f, 0x1p-1f, 0.0f, 0x1p-2f, 0x1p-1f, -0x1p-2f, -0x1p-1f, 0.0f,
     0.0f, 0x1p-1f, 0x1p-2f, -0x1p-1f, 0x1p-2f, -0x1p-2f, -0x1p-1f, -0x1p-2f,
-    -0x1p-1f, 0.0f, 0x1p-1f, -0x1p-2f, -0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-2f, 0.0f, 0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, 0x1p-1f, 0x1p-2f, 0.0f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0.0f, 0.0f, 0.0f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, -0x1p-2f, 0.0f, 0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, -0x1p-1f, 0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-2f, 0x1p-1f, 0x1p-2f, 0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-1f, 0.0f, 0x1p-1f, 0x1p-2f, -0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-1f, 0.0f, 0x1p-1f, -0x1p-2f, -0x1p-2f, -0x1p-2f, -0x1p-2f, 0x1p-2f,
+    -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0.0f, -0x1p-2f, 0.0f, 0x1p-1f, 0x1p-1f, 0.0f, 0x1p-2f, -0x1p-2f,
+    0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-2f, 0x1p-1f, 0x1p-2f, 0.0f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-2f,
+    -0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, 0.0f, 0.0f, 0.0f, 0x1p-2f, 0.0f, -0x1p-2f, -0x1p-1f,
+    0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-1f, 0.0f, 0.0f, -0x1p-1f, -0x1p-2f,
+    0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-2f, -0x1p-2f, 0.0f, 0x1p-2f, 0x1p-1f, 0.0f, -0x1p-1f, -0x1p-1f,
+    -0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, -0x1p-1f, 0x1p-2f, 0x1p-2f, 0.0f, -0x1p-1f, 0.0f, -0x1p-1f,
+    -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-2f, 0x1p-1f, 0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-1f, 0x1p-2f, 0x1p-1f,
+    -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-1f, 0.0f, 0x1p-1f, 0x1p-2f, -0x1p-2f, -0x1p-2f, 0x1p-2f, 0.0f,
+    -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-1f, 0.0f, -0x1p-1f, -0x1p-1f, -0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-1f,
     -0x1p-2f, 0x1p-1f, -0x1p-2f, -0x1p-1f, 0x1p-1f, 0.0f, 0.0f, -0x1p-2f,
     0.0f, 0.0f, -0x1p-2f, 0.0f, -0x1p-1f, 0x1p-1f, 0x1p-1f, 0x1p-2f,
@@ -883,32 +861,12 @@ static const float LM_ALIGNED lm_weights[16144] = {
     0x1p-1f, 0x1p-1f, 0.0f, -0x1p-1f, -0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-1f,
     0x1p-1f, -0x1p-1f, 0x1p-2f, -0x1p-1f, 0x1p-2f, -0x1p-1f, 0x1p-2f, 0x1p-1f,
     -0x1p-2f, 0.0f, -0x1p-2f, 0x1p-2f, -0x1p-2f, 0.0f, 0x1p-1f, -0x1p-1f,
-    -0x1p-2f, -0x1p-2f, 0x1p-2f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0x1p-2f, -0x1p-2f, 0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-2f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-2f, -0x1p-1f, 0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-1f, -0x1p-2f, 0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-1f, -0x1p-1f, -0x1p-1f, 0x1p-1f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-1f, 0.0f, -0x1p-1f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-1f, 0x1p-2f, 0x1p-1f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, 0x1p-2f, 0.0f, -0x1p-1f, 0x1p-2f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, -0x1p-2f, 0x1p-4f, 0.0f, 0x1p-3f, 0x1p-2f, -0x1p-3f, 0.0f,
     0x1p-3f, 0.0f, 0x1p-4f, -0x1p-4f, -0x1p-2f, -0x1p-3f, 0x1.8p-3f, 0x1p-2f,
-    0x1p-4f, 0x1p-4f, -0x1p-3f, 0x1p-4f, 0x1p-3f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-4f, 0x1p-4f, -0x1p-3f, 0x1p-4f, 0x1p-3f, -0x1p-2f, 0x1p-4f, -0x1.8p-3f,
+    0.0f, -0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     -0x1p-4f, -0x1p-3f, -0x1p-3f, 0.0f, -0x1.8p-3f, 0x1p-3f, 0x1p-2f, -0x1p-4f,
     -0x1p-3f, 0.0f, 0x1.8p-3f, 0x1p-2f, -0x1p-2f, 0x1p-3f, 0x1p-4f, -0x1p-4f,
-    -0x1p-2f, 0x1p-4f, -0x1.8p-3f, 0.0f, -0x1p-3f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-2f, -0x1p-3f, 0x1p-3f, -0x1p-2f, 0.0f, -0x1p-2f, 0.0f, 0x1p-2f,
     0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-2f, 0x1p-2f, 0.0f, -0x1p-3f, -0x1p-3f, 0x1p-2f, 0x1p-2f, -0x1p-2f,
@@ -951,6 +909,16 @@ static const float LM_ALIGNED lm_weights[16144] = {
     -0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, 0.0f, 0.0f, 0x1p-2f, -0x1p-3f, 0.0f, -0x1p-3f, 0.0f,
     0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0.0f, 0x1p-3f, -0x1p-3f, 0.0f, 0x1p-3f, -0x1p-2f, 0x1p-3f, 0x1p-3f,
+    -0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0.0f, -0x1p-2f, -0x1p-3f, 0x1p-3f, -0x1p-3f, 0.0f, 0x1p-3f, -0x1p-3f,
+    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-3f, 0x1p-3f, 0x1p-2f, -0x1p-3f, -0x1p-2f, -0x1p-3f, 0x1p-2f, -0x1p-3f,
+    -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    -0x1p-2f, -0x1p-3f, -0x1p-2f, 0x1p-2f, 0.0f, 0x1p-3f, -0x1p-2f, 0.0f,
+    -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+    0x1p-3f, -0x1p-3f, -0x1p-3f, -0x1p-3f, -0x1p-3f, 0.0f, -0x1p-2f, 0.0f,
+    0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-3f, -0x1p-2f, 0x1p-2f, 0x1p-2f, -0x1p-3f, 0.0f, 0x1p-3f, 0x1p-2f,
     -0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0x1p-3f, 0x1p-2f, -0x1p-2f, -0x1p-2f, 0x1p-3f, -0x1p-3f, -0x1p-2f, 0.0f,
@@ -983,16 +951,6 @@ static const float LM_ALIGNED lm_weights[16144] = {
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, 0.0f, 0.0f, -0x1p-3f, 0x1p-3f, 0x1p-3f, 0.0f, -0x1p-2f,
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, 0x1p-3f, -0x1p-3f, 0.0f, 0x1p-3f, -0x1p-2f, 0x1p-3f, 0x1p-3f,
-    -0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0.0f, -0x1p-2f, -0x1p-3f, 0x1p-3f, -0x1p-3f, 0.0f, 0x1p-3f, -0x1p-3f,
-    0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-3f, 0x1p-3f, 0x1p-2f, -0x1p-3f, -0x1p-2f, -0x1p-3f, 0x1p-2f, -0x1p-3f,
-    -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    -0x1p-2f, -0x1p-3f, -0x1p-2f, 0x1p-2f, 0.0f, 0x1p-3f, -0x1p-2f, 0.0f,
-    -0x1p-2f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-    0x1p-3f, -0x1p-3f, -0x1p-3f, -0x1p-3f, -0x1p-3f, 0.0f, -0x1p-2f, 0.0f,
-    0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     -0x1p-4f, -0x1.8p-3f, -0x1p-2f, 0x1.8p-3f, -0x1.8p-3f, 0x1p-3f, 0x1p-3f, -0x1p-4f,
     0x1p-3f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, -0x1p-1f, 0.0f, 0.0f, 0x1p-1f, 0x1p-1f, 0.0f, -0x1p-2f,
@@ -2186,63 +2144,63 @@ static const float *lm_row_or_null(const lm_net *net, size_t offset, int ring, s
 static const lm_layer lm_layers[LM_LAYER_COUNT] = {
     {"inputlayer 3 @32x32", 16384, 448, 32, 32, 32, 3, 3, 1, 0, 0, 4, 4, 15360, 0},
     {"conv3x3 3->8 s2 relu @16x16", 0, 1024, 16, 16, 16, 16, 0, 1, 1, 55296, 4, 4, 20480, 896},
-    {"dw3x3 8 relu @16x16", 49152, 1024, 16, 16, 16, 16, 0, 1, 2, 18432, 4, 4, 16384, 320},
-    {"pool 8 @1x1", 65536, 512, 1, 1, 1, 128, 0, 1, 3, 0, 4, 4, 8224, 0},
-    {"conv1x1 8->6 relu @16x16", 0, 3072, 16, 16, 16, 48, 0, 1, 4, 12288, 4, 4, 14336, 216},
-    {"dw3x3 6 relu @16x16", 0, 3072, 16, 16, 16, 48, 16, 1, 5, 13824, 4, 4, 12288, 240},
-    {"dw3x3 12 s2 @8x8", 49152, 1536, 8, 8, 8, 48, 0, 2, 6, 6912, 4, 4, 15360, 480},
-    {"conv1x1 12->5 @8x8", 0, 1536, 8, 8, 8, 48, 0, 1, 8, 3840, 4, 4, 4352, 260},
-    {"dw3x3 5 @8x8", 0, 1536, 8, 8, 8, 48, 16, 1, 9, 2880, 4, 4, 2560, 200},
-    {"conv1x1 10->8 relu @8x8", 12288, 1536, 8, 8, 8, 48, 0, 1, 10, 5120, 4, 4, 4608, 352},
-    {"dw3x3 8 relu @8x8", 12288, 1536, 8, 8, 8, 48, 16, 1, 11, 4608, 4, 4, 4096, 320},
-    {"conv1x1 16->5 @8x8", 0, 1536, 8, 8, 8, 48, 0, 1, 12, 5120, 4, 4, 5376, 340},
-    {"dw3x3 5 @8x8", 0, 1536, 8, 8, 8, 48, 16, 1, 13, 2880, 4, 4, 2560, 200},
-    {"conv1x1 10->8 relu @8x8", 12288, 1536, 8, 8, 8, 48, 0, 1, 14, 5120, 4, 4, 4608, 352},
-    {"dw3x3 8 relu @8x8", 12288, 1536, 8, 8, 8, 48, 16, 1, 15, 4608, 4, 4, 4096, 320},
-    {"conv1x1 16->5 @8x8", 0, 1536, 8, 8, 8, 48, 0, 1, 16, 5120, 4, 4, 5376, 340},
-    {"dw3x3 5 @8x8", 0, 1536, 8, 8, 8, 48, 16, 1, 17, 2880, 4, 4, 2560, 200},
-    {"pool 10 @1x1", 65536, 512, 1, 1, 1, 128, 16, 2, 18, 0, 4, 4, 2600, 0},
-    {"conv1x1 10->13 relu @8x8", 12288, 1536, 8, 8, 8, 48, 0, 1, 20, 8320, 4, 4, 5888, 572},
-    {"dw3x3 13 relu @8x8", 12288, 1536, 8, 8, 8, 48, 16, 1, 21, 7488, 4, 4, 6656, 520},
-    {"dw3x3 26 s2 @4x4", 0, 768, 4, 4, 4, 48, 0, 2, 22, 3744, 4, 4, 8320, 1040},
-    {"conv1x1 26->6 @4x4", 3072, 768, 4, 4, 4, 48, 0, 1, 24, 2496, 4, 4, 2048, 648},
-    {"dw3x3 6 @4x4", 3072, 768, 4, 4, 4, 48, 16, 1, 25, 864, 4, 4, 768, 240},
+    {"dw3x3 8 relu @16x16", 16384, 1024, 16, 16, 16, 16, 0, 1, 2, 18432, 4, 4, 16384, 320},
+    {"pool 8 @1x1", 32768, 384, 1, 1, 1, 96, 0, 1, 3, 0, 4, 4, 8224, 0},
+    {"conv1x1 8->6 relu @16x16", 0, 1024, 16, 16, 16, 16, 0, 1, 4, 12288, 4, 4, 14336, 216},
+    {"dw3x3 6 relu @16x16", 0, 1024, 16, 16, 16, 16, 16, 1, 5, 13824, 4, 4, 12288, 240},
+    {"dw3x3 12 s2 @8x8", 16384, 512, 8, 8, 8, 16, 0, 2, 6, 6912, 4, 4, 15360, 480},
+    {"conv1x1 12->5 @8x8", 0, 512, 8, 8, 8, 16, 0, 1, 8, 3840, 4, 4, 4352, 260},
+    {"dw3x3 5 @8x8", 0, 512, 8, 8, 8, 16, 16, 1, 9, 2880, 4, 4, 2560, 200},
+    {"conv1x1 10->8 relu @8x8", 4096, 512, 8, 8, 8, 16, 0, 1, 10, 5120, 4, 4, 4608, 352},
+    {"dw3x3 8 relu @8x8", 4096, 512, 8, 8, 8, 16, 16, 1, 11, 4608, 4, 4, 4096, 320},
+    {"conv1x1 16->5 @8x8", 0, 512, 8, 8, 8, 16, 0, 1, 12, 5120, 4, 4, 5376, 340},
+    {"dw3x3 5 @8x8", 0, 512, 8, 8, 8, 16, 16, 1, 13, 2880, 4, 4, 2560, 200},
+    {"conv1x1 10->8 relu @8x8", 4096, 512, 8, 8, 8, 16, 0, 1, 14, 5120, 4, 4, 4608, 352},
+    {"dw3x3 8 relu @8x8", 4096, 512, 8, 8, 8, 16, 16, 1, 15, 4608, 4, 4, 4096, 320},
+    {"conv1x1 16->5 @8x8", 12288, 512, 8, 8, 8, 16, 0, 1, 16, 5120, 4, 4, 5376, 340},
+    {"dw3x3 5 @8x8", 12288, 512, 8, 8, 8, 16, 16, 1, 17, 2880, 4, 4, 2560, 200},
+    {"pool 10 @1x1", 32768, 384, 1, 1, 1, 96, 16, 2, 18, 0, 4, 4, 2600, 0},
+    {"conv1x1 10->13 relu @8x8", 0, 1536, 8, 8, 8, 48, 0, 1, 20, 8320, 4, 4, 5888, 572},
+    {"dw3x3 13 relu @8x8", 0, 1536, 8, 8, 8, 48, 16, 1, 21, 7488, 4, 4, 6656, 520},
+    {"dw3x3 26 s2 @4x4", 12288, 768, 4, 4, 4, 48, 0, 2, 22, 3744, 4, 4, 8320, 1040},
+    {"conv1x1 26->6 @4x4", 3072, 256, 4, 4, 4, 16, 0, 1, 24, 2496, 4, 4, 2048, 648},
+    {"dw3x3 6 @4x4", 3072, 256, 4, 4, 4, 16, 16, 1, 25, 864, 4, 4, 768, 240},
     {"conv1x1 12->15 relu @4x4", 0, 768, 4, 4, 4, 48, 0, 1, 26, 2880, 4, 4, 1728, 780},
     {"dw3x3 15 relu @4x4", 0, 768, 4, 4, 4, 48, 16, 1, 27, 2160, 4, 4, 1920, 600},
-    {"conv1x1 30->6 @4x4", 3072, 768, 4, 4, 4, 48, 0, 1, 28, 2880, 4, 4, 2304, 744},
-    {"dw3x3 6 @4x4", 3072, 768, 4, 4, 4, 48, 16, 1, 29, 864, 4, 4, 768, 240},
+    {"conv1x1 30->6 @4x4", 3072, 256, 4, 4, 4, 16, 0, 1, 28, 2880, 4, 4, 2304, 744},
+    {"dw3x3 6 @4x4", 3072, 256, 4, 4, 4, 16, 16, 1, 29, 864, 4, 4, 768, 240},
     {"conv1x1 12->15 relu @4x4", 0, 768, 4, 4, 4, 48, 0, 1, 30, 2880, 4, 4, 1728, 780},
     {"dw3x3 15 relu @4x4", 0, 768, 4, 4, 4, 48, 16, 1, 31, 2160, 4, 4, 1920, 600},
-    {"conv1x1 30->6 @4x4", 5120, 768, 4, 4, 4, 48, 0, 1, 32, 2880, 4, 4, 2304, 744},
-    {"dw3x3 6 @4x4", 5120, 768, 4, 4, 4, 48, 16, 1, 33, 864, 4, 4, 768, 240},
-    {"pool 12 @1x1", 65536, 512, 1, 1, 1, 128, 48, 2, 34, 0, 4, 4, 816, 0},
-    {"conv1x1 12->21 relu @4x4", 0, 1280, 4, 4, 4, 80, 0, 1, 36, 4032, 4, 4, 2112, 1092},
-    {"dw3x3 21 relu @4x4", 0, 1280, 4, 4, 4, 80, 32, 1, 37, 3024, 4, 4, 2688, 840},
-    {"dw3x3 42 s2 @2x2", 5120, 640, 2, 2, 2, 80, 0, 2, 38, 1512, 4, 4, 3360, 1680},
-    {"conv1x1 42->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 40, 1512, 4, 4, 816, 1548},
-    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 41, 324, 4, 4, 288, 360},
-    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 42, 2304, 4, 4, 800, 2432},
-    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 43, 1152, 4, 4, 1024, 1280},
-    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 44, 2304, 4, 4, 1168, 2340},
-    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 45, 324, 4, 4, 288, 360},
-    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 46, 2304, 4, 4, 800, 2432},
-    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 47, 1152, 4, 4, 1024, 1280},
-    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 48, 2304, 4, 4, 1168, 2340},
-    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 49, 324, 4, 4, 288, 360},
-    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 50, 2304, 4, 4, 800, 2432},
-    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 51, 1152, 4, 4, 1024, 1280},
-    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 52, 2304, 4, 4, 1168, 2340},
-    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 53, 324, 4, 4, 288, 360},
-    {"pool 18 @1x1", 65536, 512, 1, 1, 1, 128, 80, 2, 54, 0, 4, 4, 360, 0},
-    {"conv1x1 18->14 relu @2x2", 0, 384, 2, 2, 2, 48, 0, 1, 56, 1008, 4, 4, 512, 1064},
-    {"dw3x3 14 relu @2x2", 0, 384, 2, 2, 2, 48, 16, 1, 57, 504, 4, 4, 448, 560},
-    {"conv1x1 28->1 @2x2", 2304, 256, 2, 2, 2, 32, 0, 1, 58, 112, 4, 4, 464, 116},
-    {"conv3x3 1->1 @2x2", 2304, 256, 2, 2, 2, 32, 16, 1, 59, 36, 4, 4, 32, 40},
-    {"conv3x3 2->4 relu @2x2", 2816, 128, 2, 2, 2, 16, 0, 1, 60, 288, 4, 4, 96, 304},
-    {"conv2x2 4->16 relu @1x1", 65536, 512, 1, 1, 1, 128, 112, 1, 61, 256, 4, 4, 128, 1088},
-    {"fc 64->10 @1x1", 0, 64, 1, 1, 1, 16, 0, 1, 62, 640, 4, 4, 296, 2600},
+    {"conv1x1 30->6 @4x4", 3072, 256, 4, 4, 4, 16, 0, 1, 32, 2880, 4, 4, 2304, 744},
+    {"dw3x3 6 @4x4", 3072, 256, 4, 4, 4, 16, 16, 1, 33, 864, 4, 4, 768, 240},
+    {"pool 12 @1x1", 32768, 384, 1, 1, 1, 96, 32, 2, 34, 0, 4, 4, 816, 0},
+    {"conv1x1 12->21 relu @4x4", 0, 768, 4, 4, 4, 48, 0, 1, 36, 4032, 4, 4, 2112, 1092},
+    {"dw3x3 21 relu @4x4", 0, 768, 4, 4, 4, 48, 32, 2, 37, 3024, 4, 4, 2688, 840},
+    {"dw3x3 42 s2 @2x2", 3072, 384, 2, 2, 2, 48, 0, 3, 39, 1512, 4, 4, 3360, 1680},
+    {"conv1x1 42->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 42, 1512, 4, 4, 816, 1548},
+    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 43, 324, 4, 4, 288, 360},
+    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 44, 2304, 4, 4, 800, 2432},
+    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 45, 1152, 4, 4, 1024, 1280},
+    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 46, 2304, 4, 4, 1168, 2340},
+    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 47, 324, 4, 4, 288, 360},
+    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 48, 2304, 4, 4, 800, 2432},
+    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 49, 1152, 4, 4, 1024, 1280},
+    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 50, 2304, 4, 4, 1168, 2340},
+    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 51, 324, 4, 4, 288, 360},
+    {"conv1x1 18->32 relu @2x2", 0, 640, 2, 2, 2, 80, 0, 1, 52, 2304, 4, 4, 800, 2432},
+    {"dw3x3 32 relu @2x2", 0, 640, 2, 2, 2, 80, 32, 1, 53, 1152, 4, 4, 1024, 1280},
+    {"conv1x1 64->9 @2x2", 1280, 384, 2, 2, 2, 48, 0, 1, 54, 2304, 4, 4, 1168, 2340},
+    {"dw3x3 9 @2x2", 1280, 384, 2, 2, 2, 48, 16, 1, 55, 324, 4, 4, 288, 360},
+    {"pool 18 @1x1", 32768, 384, 1, 1, 1, 96, 48, 2, 56, 0, 4, 4, 360, 0},
+    {"conv1x1 18->14 relu @2x2", 0, 384, 2, 2, 2, 48, 0, 1, 58, 1008, 4, 4, 512, 1064},
+    {"dw3x3 14 relu @2x2", 0, 384, 2, 2, 2, 48, 16, 1, 59, 504, 4, 4, 448, 560},
+    {"conv1x1 28->1 @2x2", 2304, 256, 2, 2, 2, 32, 0, 1, 60, 112, 4, 4, 464, 116},
+    {"conv3x3 1->1 @2x2", 2304, 256, 2, 2, 2, 32, 16, 1, 61, 36, 4, 4, 32, 40},
+    {"conv3x3 2->4 relu @2x2", 2816, 128, 2, 2, 2, 16, 0, 1, 62, 288, 4, 4, 96, 304},
+    {"conv2x2 4->16 relu @1x1", 32768, 384, 1, 1, 1, 96, 80, 1, 63, 256, 4, 4, 128, 1088},
+    {"fc 64->10 @1x1", 0, 64, 1, 1, 1, 16, 0, 1, 64, 640, 4, 4, 296, 2600},
 };
-static const int16_t lm_channel_runs[63][2] = {{0, 3}, {0, 8}, {0, 8}, {0, 8}, {0, 6}, {0, 6}, {0, 6}, {16, 6}, {0, 5}, {0, 5}, {0, 8}, {0, 8}, {0, 5}, {0, 5}, {0, 8}, {0, 8}, {0, 5}, {0, 5}, {0, 5}, {16, 5}, {0, 13}, {0, 13}, {0, 13}, {16, 13}, {0, 6}, {0, 6}, {0, 15}, {0, 15}, {0, 6}, {0, 6}, {0, 15}, {0, 15}, {0, 6}, {0, 6}, {0, 6}, {16, 6}, {0, 21}, {0, 21}, {0, 21}, {32, 21}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 9}, {16, 9}, {0, 14}, {0, 14}, {0, 1}, {0, 1}, {0, 4}, {0, 16}, {0, 10}};
+static const int16_t lm_channel_runs[65][2] = {{0, 3}, {0, 8}, {0, 8}, {0, 8}, {0, 6}, {-10, 6}, {0, 6}, {6, 6}, {0, 5}, {-11, 5}, {0, 8}, {-8, 8}, {0, 5}, {-11, 5}, {0, 8}, {-8, 8}, {0, 5}, {-11, 5}, {0, 5}, {5, 5}, {0, 13}, {0, 13}, {0, 13}, {16, 13}, {0, 6}, {-10, 6}, {0, 15}, {0, 15}, {0, 6}, {-10, 6}, {0, 15}, {0, 15}, {0, 6}, {-10, 6}, {0, 6}, {6, 6}, {0, 21}, {0, 16}, {-11, 5}, {0, 21}, {32, 16}, {21, 5}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 32}, {0, 32}, {0, 9}, {0, 9}, {0, 9}, {16, 9}, {0, 14}, {0, 14}, {0, 1}, {0, 1}, {0, 4}, {0, 16}, {0, 10}};
 static const int lm_pool_rows[LM_LAYER_COUNT] = {0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0};
 
 static const double lm_expected[LM_LAYER_COUNT][2] = {
@@ -2422,7 +2380,10 @@ static void lm_dw_row_scalar(const lm_dw_args *a, const float *const *rows, floa
         const float *w = a->w + lane * 9;
         for (int ox = 0; ox < a->out_width; ox++) {
             float acc[LM_VECTOR];
+            const ptrdiff_t shift = v == a->vectors - 1 ? a->shift : 0;
+            const int written = shift == 0 ? LM_VECTOR : (int)(shift & 15);
             float *y = out + (size_t)ox * a->y_step + lane;
+            y += shift;
             for (int i = 0; i < LM_VECTOR; i++) {
                 acc[i] = a->bias[lane + (size_t)i];
             }
@@ -2441,7 +2402,7 @@ static void lm_dw_row_scalar(const lm_dw_args *a, const float *const *rows, floa
                     }
                 }
             }
-            for (int i = 0; i < LM_VECTOR; i++) {
+            for (int i = 0; i < written; i++) {
                 y[i] = a->relu && acc[i] < 0.0f ? 0.0f : acc[i];
             }
         }
@@ -2454,15 +2415,10 @@ static void lm_dw_scalar(const lm_dw_args *a)
         lm_dw_row_scalar(a, a->x + row * a->stride, a->y[row]);
     }
 }
-#define lm_gemm lm_gemm_scalar
-#define lm_dw lm_dw_scalar
-#endif
-
-#define LM_CODE(byte) ((int)(byte))
 
 /* 8-bit pixels -> normalised floats; one zero pixel on either side stands for the padding. A map is a multiple of 16 pixels
    wide; `scale` and `shift` hold the three channels 16 times over, so that compilers vectorise. */
-static void lm_input_row(const uint8_t *x, int width, const float *scale, const float *shift, float *y)
+static void lm_input_row_scalar(const uint8_t *x, int width, const float *scale, const float *shift, float *y)
 {
     memset(y, 0, 3 * sizeof *y);
     for (int p = 0; p < width; p += 16) {
@@ -2474,6 +2430,12 @@ static void lm_input_row(const uint8_t *x, int width, const float *scale, const 
     }
     memset(y + 3, 0, 3 * sizeof *y);
 }
+#define lm_gemm lm_gemm_scalar
+#define lm_dw lm_dw_scalar
+#define lm_input_row lm_input_row_scalar
+#endif
+
+#define LM_CODE(byte) ((int)(byte))
 
 /* Adds a row to the running sums; the last row turns them into means. Four pixels at a time: sums that do not wait for each
    other. */
@@ -2646,11 +2608,12 @@ static void lm_layer_2(const lm_net *net, int from, int to)
         a.stride = 1;
         a.w = lm_weights + 448;
         a.bias = lm_weights + 592;
-        a.y[0] = lm_row(net, 49152, 16, 1024, y) + 0;
-        a.y[1] = lm_row(net, 49152, 16, 1024, y + 1) + 0;
+        a.y[0] = lm_row(net, 16384, 16, 1024, y) + 0;
+        a.y[1] = lm_row(net, 16384, 16, 1024, y + 1) + 0;
         a.y_step = 16;
         a.out_width = 16;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -2661,8 +2624,8 @@ static void lm_layer_2(const lm_net *net, int from, int to)
 static void lm_layer_3(const lm_net *net, int from, int to)
 {
     for (int y = from; y < to; y++) {
-        lm_pool_row(lm_row(net, 49152, 16, 1024, y) + 0, 16, 16, 16,
-                    lm_row(net, 65536, 1, 512, 0) + 0, y == 0, y == 15, 1.0f / 256.0f);
+        lm_pool_row(lm_row(net, 16384, 16, 1024, y) + 0, 16, 16, 16,
+                    lm_row(net, 32768, 1, 384, 0) + 0, y == 0, y == 15, 1.0f / 256.0f);
     }
 }
 
@@ -2674,7 +2637,7 @@ static void lm_layer_4(const lm_net *net, int from, int to)
         const int y = from;
         lm_gemm_args a;
         lm_span runs[1];
-        const float *x = lm_row(net, 49152, 16, 1024, y) + 0;
+        const float *x = lm_row(net, 16384, 16, 1024, y) + 0;
         runs[0].x = x + 0;
         runs[0].length = 8;
         a.runs = runs;
@@ -2683,8 +2646,8 @@ static void lm_layer_4(const lm_net *net, int from, int to)
         a.k_total = 8;
         a.w = lm_weights + 608;
         a.bias = lm_weights + 672;
-        a.y = lm_row(net, 0, 16, 3072, y) + 0;
-        a.y_step = 48;
+        a.y = lm_row(net, 0, 16, 1024, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -2705,19 +2668,20 @@ static void lm_layer_5(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 0, 16, 3072, y * 1 - 1 + k, 16);
+            const float *x = lm_row_or_null(net, 0, 16, 1024, y * 1 - 1 + k, 16);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 16;
         a.stride = 1;
         a.w = lm_weights + 688;
         a.bias = lm_weights + 832;
-        a.y[0] = lm_row(net, 0, 16, 3072, y) + 16;
-        a.y[1] = lm_row(net, 0, 16, 3072, y + 1) + 16;
-        a.y_step = 48;
+        a.y[0] = lm_row(net, 0, 16, 1024, y) + 16;
+        a.y[1] = lm_row(net, 0, 16, 1024, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 16;
         a.vectors = 1;
+        a.shift = -10;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -2731,19 +2695,20 @@ static void lm_layer_6(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 5; k++) {
-            const float *x = lm_row_or_null(net, 0, 16, 3072, y * 2 - 1 + k, 16);
+            const float *x = lm_row_or_null(net, 0, 16, 1024, y * 2 - 1 + k, 16);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 16;
         a.stride = 2;
         a.w = lm_weights + 848;
-        a.bias = lm_weights + 1136;
-        a.y[0] = lm_row(net, 49152, 8, 1536, y) + 0;
-        a.y[1] = lm_row(net, 49152, 8, 1536, y + 1) + 0;
-        a.y_step = 48;
+        a.bias = lm_weights + 992;
+        a.y[0] = lm_row(net, 16384, 8, 512, y) + 0;
+        a.y[1] = lm_row(net, 16384, 8, 512, y + 1) + 0;
+        a.y_step = 16;
         a.out_width = 8;
-        a.vectors = 2;
+        a.vectors = 1;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -2756,20 +2721,18 @@ static void lm_layer_7(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 49152, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 16384, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 6;
-        runs[1].x = x + 16;
-        runs[1].length = 6;
+        runs[0].length = 12;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 12;
-        a.w = lm_weights + 1168;
-        a.bias = lm_weights + 1264;
-        a.y = lm_row(net, 0, 8, 1536, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 1008;
+        a.bias = lm_weights + 1104;
+        a.y = lm_row(net, 0, 8, 512, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -2790,19 +2753,20 @@ static void lm_layer_8(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 0, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 0, 8, 512, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 1280;
-        a.bias = lm_weights + 1424;
-        a.y[0] = lm_row(net, 0, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 0, 8, 1536, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 1120;
+        a.bias = lm_weights + 1264;
+        a.y[0] = lm_row(net, 0, 8, 512, y) + 16;
+        a.y[1] = lm_row(net, 0, 8, 512, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = -11;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -2815,20 +2779,18 @@ static void lm_layer_9(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 0, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 0, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 5;
-        runs[1].x = x + 16;
-        runs[1].length = 5;
+        runs[0].length = 10;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 10;
-        a.w = lm_weights + 1440;
-        a.bias = lm_weights + 1536;
-        a.y = lm_row(net, 12288, 8, 1536, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 1280;
+        a.bias = lm_weights + 1360;
+        a.y = lm_row(net, 4096, 8, 512, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -2849,19 +2811,20 @@ static void lm_layer_10(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 12288, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 4096, 8, 512, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 1552;
-        a.bias = lm_weights + 1696;
-        a.y[0] = lm_row(net, 12288, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 12288, 8, 1536, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 1376;
+        a.bias = lm_weights + 1520;
+        a.y[0] = lm_row(net, 4096, 8, 512, y) + 16;
+        a.y[1] = lm_row(net, 4096, 8, 512, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = -8;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -2874,20 +2837,18 @@ static void lm_layer_11(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 12288, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 4096, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 8;
-        runs[1].x = x + 16;
-        runs[1].length = 8;
+        runs[0].length = 16;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 16;
-        a.w = lm_weights + 1712;
-        a.bias = lm_weights + 1840;
-        a.y = lm_row(net, 0, 8, 1536, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 1536;
+        a.bias = lm_weights + 1664;
+        a.y = lm_row(net, 0, 8, 512, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -2908,19 +2869,20 @@ static void lm_layer_12(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 0, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 0, 8, 512, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 1856;
-        a.bias = lm_weights + 2000;
-        a.y[0] = lm_row(net, 0, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 0, 8, 1536, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 1680;
+        a.bias = lm_weights + 1824;
+        a.y[0] = lm_row(net, 0, 8, 512, y) + 16;
+        a.y[1] = lm_row(net, 0, 8, 512, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = -11;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -2933,20 +2895,18 @@ static void lm_layer_13(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 0, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 0, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 5;
-        runs[1].x = x + 16;
-        runs[1].length = 5;
+        runs[0].length = 10;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 10;
-        a.w = lm_weights + 2016;
-        a.bias = lm_weights + 2112;
-        a.y = lm_row(net, 12288, 8, 1536, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 1840;
+        a.bias = lm_weights + 1920;
+        a.y = lm_row(net, 4096, 8, 512, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -2967,19 +2927,20 @@ static void lm_layer_14(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 12288, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 4096, 8, 512, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 2128;
-        a.bias = lm_weights + 2272;
-        a.y[0] = lm_row(net, 12288, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 12288, 8, 1536, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 1936;
+        a.bias = lm_weights + 2080;
+        a.y[0] = lm_row(net, 4096, 8, 512, y) + 16;
+        a.y[1] = lm_row(net, 4096, 8, 512, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = -8;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -2992,20 +2953,18 @@ static void lm_layer_15(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 12288, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 4096, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 8;
-        runs[1].x = x + 16;
-        runs[1].length = 8;
+        runs[0].length = 16;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 16;
-        a.w = lm_weights + 2288;
-        a.bias = lm_weights + 2416;
-        a.y = lm_row(net, 0, 8, 1536, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 2096;
+        a.bias = lm_weights + 2224;
+        a.y = lm_row(net, 12288, 8, 512, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -3026,19 +2985,20 @@ static void lm_layer_16(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 0, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 12288, 8, 512, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 2432;
-        a.bias = lm_weights + 2576;
-        a.y[0] = lm_row(net, 0, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 0, 8, 1536, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 2240;
+        a.bias = lm_weights + 2384;
+        a.y[0] = lm_row(net, 12288, 8, 512, y) + 16;
+        a.y[1] = lm_row(net, 12288, 8, 512, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = -11;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3049,8 +3009,8 @@ static void lm_layer_16(const lm_net *net, int from, int to)
 static void lm_layer_17(const lm_net *net, int from, int to)
 {
     for (int y = from; y < to; y++) {
-        lm_pool_row(lm_row(net, 0, 8, 1536, y) + 0, 48, 8, 32,
-                    lm_row(net, 65536, 1, 512, 0) + 16, y == 0, y == 7, 1.0f / 64.0f);
+        lm_pool_row(lm_row(net, 12288, 8, 512, y) + 0, 16, 8, 16,
+                    lm_row(net, 32768, 1, 384, 0) + 16, y == 0, y == 7, 1.0f / 64.0f);
     }
 }
 
@@ -3061,19 +3021,17 @@ static void lm_layer_18(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 0, 8, 1536, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 12288, 8, 512, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 5;
-        runs[1].x = x + 16;
-        runs[1].length = 5;
+        runs[0].length = 10;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 10;
-        a.w = lm_weights + 2592;
-        a.bias = lm_weights + 2752;
-        a.y = lm_row(net, 12288, 8, 1536, y) + 0;
+        a.w = lm_weights + 2400;
+        a.bias = lm_weights + 2560;
+        a.y = lm_row(net, 0, 8, 1536, y) + 0;
         a.y_step = 48;
         a.add = NULL;
         a.add_step = 0;
@@ -3095,19 +3053,20 @@ static void lm_layer_19(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 12288, 8, 1536, y * 1 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 0, 8, 1536, y * 1 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
         a.x_step = 48;
         a.in_width = 8;
         a.stride = 1;
-        a.w = lm_weights + 2768;
-        a.bias = lm_weights + 2912;
-        a.y[0] = lm_row(net, 12288, 8, 1536, y) + 16;
-        a.y[1] = lm_row(net, 12288, 8, 1536, y + 1) + 16;
+        a.w = lm_weights + 2576;
+        a.bias = lm_weights + 2720;
+        a.y[0] = lm_row(net, 0, 8, 1536, y) + 16;
+        a.y[1] = lm_row(net, 0, 8, 1536, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 8;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3121,19 +3080,20 @@ static void lm_layer_20(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 5; k++) {
-            const float *x = lm_row_or_null(net, 12288, 8, 1536, y * 2 - 1 + k, 8);
+            const float *x = lm_row_or_null(net, 0, 8, 1536, y * 2 - 1 + k, 8);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
         a.x_step = 48;
         a.in_width = 8;
         a.stride = 2;
-        a.w = lm_weights + 2928;
-        a.bias = lm_weights + 3216;
-        a.y[0] = lm_row(net, 0, 4, 768, y) + 0;
-        a.y[1] = lm_row(net, 0, 4, 768, y + 1) + 0;
+        a.w = lm_weights + 2736;
+        a.bias = lm_weights + 3024;
+        a.y[0] = lm_row(net, 12288, 4, 768, y) + 0;
+        a.y[1] = lm_row(net, 12288, 4, 768, y + 1) + 0;
         a.y_step = 48;
         a.out_width = 4;
         a.vectors = 2;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3147,7 +3107,7 @@ static void lm_layer_21(const lm_net *net, int from, int to)
         const int y = from;
         lm_gemm_args a;
         lm_span runs[2];
-        const float *x = lm_row(net, 0, 4, 768, y) + 0;
+        const float *x = lm_row(net, 12288, 4, 768, y) + 0;
         runs[0].x = x + 0;
         runs[0].length = 13;
         runs[1].x = x + 16;
@@ -3156,10 +3116,10 @@ static void lm_layer_21(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 26;
-        a.w = lm_weights + 3248;
-        a.bias = lm_weights + 3472;
-        a.y = lm_row(net, 3072, 4, 768, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 3056;
+        a.bias = lm_weights + 3280;
+        a.y = lm_row(net, 3072, 4, 256, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -3180,19 +3140,20 @@ static void lm_layer_22(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 3072, 4, 768, y * 1 - 1 + k, 4);
+            const float *x = lm_row_or_null(net, 3072, 4, 256, y * 1 - 1 + k, 4);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 3488;
-        a.bias = lm_weights + 3632;
-        a.y[0] = lm_row(net, 3072, 4, 768, y) + 16;
-        a.y[1] = lm_row(net, 3072, 4, 768, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 3296;
+        a.bias = lm_weights + 3440;
+        a.y[0] = lm_row(net, 3072, 4, 256, y) + 16;
+        a.y[1] = lm_row(net, 3072, 4, 256, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 4;
         a.vectors = 1;
+        a.shift = -10;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3205,18 +3166,16 @@ static void lm_layer_23(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 3072, 4, 768, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 3072, 4, 256, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 6;
-        runs[1].x = x + 16;
-        runs[1].length = 6;
+        runs[0].length = 12;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 12;
-        a.w = lm_weights + 3648;
-        a.bias = lm_weights + 3840;
+        a.w = lm_weights + 3456;
+        a.bias = lm_weights + 3648;
         a.y = lm_row(net, 0, 4, 768, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3245,13 +3204,14 @@ static void lm_layer_24(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 3856;
-        a.bias = lm_weights + 4000;
+        a.w = lm_weights + 3664;
+        a.bias = lm_weights + 3808;
         a.y[0] = lm_row(net, 0, 4, 768, y) + 16;
         a.y[1] = lm_row(net, 0, 4, 768, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 4;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3274,10 +3234,10 @@ static void lm_layer_25(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 30;
-        a.w = lm_weights + 4016;
-        a.bias = lm_weights + 4272;
-        a.y = lm_row(net, 3072, 4, 768, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 3824;
+        a.bias = lm_weights + 4080;
+        a.y = lm_row(net, 3072, 4, 256, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -3298,19 +3258,20 @@ static void lm_layer_26(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 3072, 4, 768, y * 1 - 1 + k, 4);
+            const float *x = lm_row_or_null(net, 3072, 4, 256, y * 1 - 1 + k, 4);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 4288;
-        a.bias = lm_weights + 4432;
-        a.y[0] = lm_row(net, 3072, 4, 768, y) + 16;
-        a.y[1] = lm_row(net, 3072, 4, 768, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 4096;
+        a.bias = lm_weights + 4240;
+        a.y[0] = lm_row(net, 3072, 4, 256, y) + 16;
+        a.y[1] = lm_row(net, 3072, 4, 256, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 4;
         a.vectors = 1;
+        a.shift = -10;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3323,18 +3284,16 @@ static void lm_layer_27(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 3072, 4, 768, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 3072, 4, 256, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 6;
-        runs[1].x = x + 16;
-        runs[1].length = 6;
+        runs[0].length = 12;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 12;
-        a.w = lm_weights + 4448;
-        a.bias = lm_weights + 4640;
+        a.w = lm_weights + 4256;
+        a.bias = lm_weights + 4448;
         a.y = lm_row(net, 0, 4, 768, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3363,13 +3322,14 @@ static void lm_layer_28(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 4656;
-        a.bias = lm_weights + 4800;
+        a.w = lm_weights + 4464;
+        a.bias = lm_weights + 4608;
         a.y[0] = lm_row(net, 0, 4, 768, y) + 16;
         a.y[1] = lm_row(net, 0, 4, 768, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 4;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3392,10 +3352,10 @@ static void lm_layer_29(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 30;
-        a.w = lm_weights + 4816;
-        a.bias = lm_weights + 5072;
-        a.y = lm_row(net, 5120, 4, 768, y) + 0;
-        a.y_step = 48;
+        a.w = lm_weights + 4624;
+        a.bias = lm_weights + 4880;
+        a.y = lm_row(net, 3072, 4, 256, y) + 0;
+        a.y_step = 16;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 0;
@@ -3416,19 +3376,20 @@ static void lm_layer_30(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 5120, 4, 768, y * 1 - 1 + k, 4);
+            const float *x = lm_row_or_null(net, 3072, 4, 256, y * 1 - 1 + k, 4);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 48;
+        a.x_step = 16;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 5088;
-        a.bias = lm_weights + 5232;
-        a.y[0] = lm_row(net, 5120, 4, 768, y) + 16;
-        a.y[1] = lm_row(net, 5120, 4, 768, y + 1) + 16;
-        a.y_step = 48;
+        a.w = lm_weights + 4896;
+        a.bias = lm_weights + 5040;
+        a.y[0] = lm_row(net, 3072, 4, 256, y) + 16;
+        a.y[1] = lm_row(net, 3072, 4, 256, y + 1) + 16;
+        a.y_step = 16;
         a.out_width = 4;
         a.vectors = 1;
+        a.shift = -10;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3439,8 +3400,8 @@ static void lm_layer_30(const lm_net *net, int from, int to)
 static void lm_layer_31(const lm_net *net, int from, int to)
 {
     for (int y = from; y < to; y++) {
-        lm_pool_row(lm_row(net, 5120, 4, 768, y) + 0, 48, 4, 32,
-                    lm_row(net, 65536, 1, 512, 0) + 48, y == 0, y == 3, 1.0f / 16.0f);
+        lm_pool_row(lm_row(net, 3072, 4, 256, y) + 0, 16, 4, 16,
+                    lm_row(net, 32768, 1, 384, 0) + 32, y == 0, y == 3, 1.0f / 16.0f);
     }
 }
 
@@ -3451,20 +3412,18 @@ static void lm_layer_32(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
-        const float *x = lm_row(net, 5120, 4, 768, y) + 0;
+        lm_span runs[1];
+        const float *x = lm_row(net, 3072, 4, 256, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 6;
-        runs[1].x = x + 16;
-        runs[1].length = 6;
+        runs[0].length = 12;
         a.runs = runs;
-        a.run_count = 2;
-        a.x_step = 48;
+        a.run_count = 1;
+        a.x_step = 16;
         a.k_total = 12;
-        a.w = lm_weights + 5248;
-        a.bias = lm_weights + 5536;
-        a.y = lm_row(net, 0, 4, 1280, y) + 0;
-        a.y_step = 80;
+        a.w = lm_weights + 5056;
+        a.bias = lm_weights + 5344;
+        a.y = lm_row(net, 0, 4, 768, y) + 0;
+        a.y_step = 48;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 1;
@@ -3485,19 +3444,20 @@ static void lm_layer_33(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 4; k++) {
-            const float *x = lm_row_or_null(net, 0, 4, 1280, y * 1 - 1 + k, 4);
+            const float *x = lm_row_or_null(net, 0, 4, 768, y * 1 - 1 + k, 4);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 80;
+        a.x_step = 48;
         a.in_width = 4;
         a.stride = 1;
-        a.w = lm_weights + 5568;
-        a.bias = lm_weights + 5856;
-        a.y[0] = lm_row(net, 0, 4, 1280, y) + 32;
-        a.y[1] = lm_row(net, 0, 4, 1280, y + 1) + 32;
-        a.y_step = 80;
+        a.w = lm_weights + 5376;
+        a.bias = lm_weights + 5664;
+        a.y[0] = lm_row(net, 0, 4, 768, y) + 32;
+        a.y[1] = lm_row(net, 0, 4, 768, y + 1) + 32;
+        a.y_step = 48;
         a.out_width = 4;
         a.vectors = 2;
+        a.shift = -27;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3511,19 +3471,20 @@ static void lm_layer_34(const lm_net *net, int from, int to)
         lm_dw_args a;
         a.rows = to - y < 2 ? 1 : 2;
         for (int k = 0; k < 5; k++) {
-            const float *x = lm_row_or_null(net, 0, 4, 1280, y * 2 - 1 + k, 4);
+            const float *x = lm_row_or_null(net, 0, 4, 768, y * 2 - 1 + k, 4);
             a.x[k] = x != NULL ? x + 0 : NULL;
         }
-        a.x_step = 80;
+        a.x_step = 48;
         a.in_width = 4;
         a.stride = 2;
-        a.w = lm_weights + 5888;
-        a.bias = lm_weights + 6464;
-        a.y[0] = lm_row(net, 5120, 2, 640, y) + 0;
-        a.y[1] = lm_row(net, 5120, 2, 640, y + 1) + 0;
-        a.y_step = 80;
+        a.w = lm_weights + 5696;
+        a.bias = lm_weights + 6128;
+        a.y[0] = lm_row(net, 3072, 2, 384, y) + 0;
+        a.y[1] = lm_row(net, 3072, 2, 384, y + 1) + 0;
+        a.y_step = 48;
         a.out_width = 2;
-        a.vectors = 4;
+        a.vectors = 3;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3537,17 +3498,17 @@ static void lm_layer_35(const lm_net *net, int from, int to)
         const int y = from;
         lm_gemm_args a;
         lm_span runs[2];
-        const float *x = lm_row(net, 5120, 2, 640, y) + 0;
+        const float *x = lm_row(net, 3072, 2, 384, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 21;
+        runs[0].length = 26;
         runs[1].x = x + 32;
-        runs[1].length = 21;
+        runs[1].length = 16;
         a.runs = runs;
         a.run_count = 2;
-        a.x_step = 80;
+        a.x_step = 48;
         a.k_total = 42;
-        a.w = lm_weights + 6528;
-        a.bias = lm_weights + 7200;
+        a.w = lm_weights + 6176;
+        a.bias = lm_weights + 6848;
         a.y = lm_row(net, 1280, 2, 384, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3576,13 +3537,14 @@ static void lm_layer_36(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 7216;
-        a.bias = lm_weights + 7360;
+        a.w = lm_weights + 6864;
+        a.bias = lm_weights + 7008;
         a.y[0] = lm_row(net, 1280, 2, 384, y) + 16;
         a.y[1] = lm_row(net, 1280, 2, 384, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 2;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3605,8 +3567,8 @@ static void lm_layer_37(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 18;
-        a.w = lm_weights + 7376;
-        a.bias = lm_weights + 7952;
+        a.w = lm_weights + 7024;
+        a.bias = lm_weights + 7600;
         a.y = lm_row(net, 0, 2, 640, y) + 0;
         a.y_step = 80;
         a.add = NULL;
@@ -3615,7 +3577,7 @@ static void lm_layer_37(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 7984;
+        a.next = lm_weights + 7632;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3635,13 +3597,14 @@ static void lm_layer_38(const lm_net *net, int from, int to)
         a.x_step = 80;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 7984;
-        a.bias = lm_weights + 8272;
+        a.w = lm_weights + 7632;
+        a.bias = lm_weights + 7920;
         a.y[0] = lm_row(net, 0, 2, 640, y) + 32;
         a.y[1] = lm_row(net, 0, 2, 640, y + 1) + 32;
         a.y_step = 80;
         a.out_width = 2;
         a.vectors = 2;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3654,18 +3617,16 @@ static void lm_layer_39(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
+        lm_span runs[1];
         const float *x = lm_row(net, 0, 2, 640, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 32;
-        runs[1].x = x + 32;
-        runs[1].length = 32;
+        runs[0].length = 64;
         a.runs = runs;
-        a.run_count = 2;
+        a.run_count = 1;
         a.x_step = 80;
         a.k_total = 64;
-        a.w = lm_weights + 8304;
-        a.bias = lm_weights + 9328;
+        a.w = lm_weights + 7952;
+        a.bias = lm_weights + 8976;
         a.y = lm_row(net, 1280, 2, 384, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3694,13 +3655,14 @@ static void lm_layer_40(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 9344;
-        a.bias = lm_weights + 9488;
+        a.w = lm_weights + 8992;
+        a.bias = lm_weights + 9136;
         a.y[0] = lm_row(net, 1280, 2, 384, y) + 16;
         a.y[1] = lm_row(net, 1280, 2, 384, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 2;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3723,8 +3685,8 @@ static void lm_layer_41(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 18;
-        a.w = lm_weights + 9504;
-        a.bias = lm_weights + 10080;
+        a.w = lm_weights + 9152;
+        a.bias = lm_weights + 9728;
         a.y = lm_row(net, 0, 2, 640, y) + 0;
         a.y_step = 80;
         a.add = NULL;
@@ -3733,7 +3695,7 @@ static void lm_layer_41(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 10112;
+        a.next = lm_weights + 9760;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3753,13 +3715,14 @@ static void lm_layer_42(const lm_net *net, int from, int to)
         a.x_step = 80;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 10112;
-        a.bias = lm_weights + 10400;
+        a.w = lm_weights + 9760;
+        a.bias = lm_weights + 10048;
         a.y[0] = lm_row(net, 0, 2, 640, y) + 32;
         a.y[1] = lm_row(net, 0, 2, 640, y + 1) + 32;
         a.y_step = 80;
         a.out_width = 2;
         a.vectors = 2;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3772,18 +3735,16 @@ static void lm_layer_43(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
+        lm_span runs[1];
         const float *x = lm_row(net, 0, 2, 640, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 32;
-        runs[1].x = x + 32;
-        runs[1].length = 32;
+        runs[0].length = 64;
         a.runs = runs;
-        a.run_count = 2;
+        a.run_count = 1;
         a.x_step = 80;
         a.k_total = 64;
-        a.w = lm_weights + 10432;
-        a.bias = lm_weights + 11456;
+        a.w = lm_weights + 10080;
+        a.bias = lm_weights + 11104;
         a.y = lm_row(net, 1280, 2, 384, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3812,13 +3773,14 @@ static void lm_layer_44(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 11472;
-        a.bias = lm_weights + 11616;
+        a.w = lm_weights + 11120;
+        a.bias = lm_weights + 11264;
         a.y[0] = lm_row(net, 1280, 2, 384, y) + 16;
         a.y[1] = lm_row(net, 1280, 2, 384, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 2;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3841,8 +3803,8 @@ static void lm_layer_45(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 18;
-        a.w = lm_weights + 11632;
-        a.bias = lm_weights + 12208;
+        a.w = lm_weights + 11280;
+        a.bias = lm_weights + 11856;
         a.y = lm_row(net, 0, 2, 640, y) + 0;
         a.y_step = 80;
         a.add = NULL;
@@ -3851,7 +3813,7 @@ static void lm_layer_45(const lm_net *net, int from, int to)
         a.tail = 0;
         a.pixels = (to - from) * 2;
         a.relu = 1;
-        a.next = lm_weights + 12240;
+        a.next = lm_weights + 11888;
         a.next_lines = 18;
         lm_gemm(&a);
     }
@@ -3871,13 +3833,14 @@ static void lm_layer_46(const lm_net *net, int from, int to)
         a.x_step = 80;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 12240;
-        a.bias = lm_weights + 12528;
+        a.w = lm_weights + 11888;
+        a.bias = lm_weights + 12176;
         a.y[0] = lm_row(net, 0, 2, 640, y) + 32;
         a.y[1] = lm_row(net, 0, 2, 640, y + 1) + 32;
         a.y_step = 80;
         a.out_width = 2;
         a.vectors = 2;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -3890,18 +3853,16 @@ static void lm_layer_47(const lm_net *net, int from, int to)
     {
         const int y = from;
         lm_gemm_args a;
-        lm_span runs[2];
+        lm_span runs[1];
         const float *x = lm_row(net, 0, 2, 640, y) + 0;
         runs[0].x = x + 0;
-        runs[0].length = 32;
-        runs[1].x = x + 32;
-        runs[1].length = 32;
+        runs[0].length = 64;
         a.runs = runs;
-        a.run_count = 2;
+        a.run_count = 1;
         a.x_step = 80;
         a.k_total = 64;
-        a.w = lm_weights + 12560;
-        a.bias = lm_weights + 13584;
+        a.w = lm_weights + 12208;
+        a.bias = lm_weights + 13232;
         a.y = lm_row(net, 1280, 2, 384, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3930,13 +3891,14 @@ static void lm_layer_48(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 13600;
-        a.bias = lm_weights + 13744;
+        a.w = lm_weights + 13248;
+        a.bias = lm_weights + 13392;
         a.y[0] = lm_row(net, 1280, 2, 384, y) + 16;
         a.y[1] = lm_row(net, 1280, 2, 384, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 2;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 0;
         lm_dw(&a);
     }
@@ -3948,7 +3910,7 @@ static void lm_layer_49(const lm_net *net, int from, int to)
 {
     for (int y = from; y < to; y++) {
         lm_pool_row(lm_row(net, 1280, 2, 384, y) + 0, 48, 2, 32,
-                    lm_row(net, 65536, 1, 512, 0) + 80, y == 0, y == 1, 1.0f / 4.0f);
+                    lm_row(net, 32768, 1, 384, 0) + 48, y == 0, y == 1, 1.0f / 4.0f);
     }
 }
 
@@ -3969,8 +3931,8 @@ static void lm_layer_50(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 18;
-        a.w = lm_weights + 13760;
-        a.bias = lm_weights + 14048;
+        a.w = lm_weights + 13408;
+        a.bias = lm_weights + 13696;
         a.y = lm_row(net, 0, 2, 384, y) + 0;
         a.y_step = 48;
         a.add = NULL;
@@ -3999,13 +3961,14 @@ static void lm_layer_51(const lm_net *net, int from, int to)
         a.x_step = 48;
         a.in_width = 2;
         a.stride = 1;
-        a.w = lm_weights + 14064;
-        a.bias = lm_weights + 14208;
+        a.w = lm_weights + 13712;
+        a.bias = lm_weights + 13856;
         a.y[0] = lm_row(net, 0, 2, 384, y) + 16;
         a.y[1] = lm_row(net, 0, 2, 384, y + 1) + 16;
         a.y_step = 48;
         a.out_width = 2;
         a.vectors = 1;
+        a.shift = 0;
         a.relu = 1;
         lm_dw(&a);
     }
@@ -4028,8 +3991,8 @@ static void lm_layer_52(const lm_net *net, int from, int to)
         a.run_count = 2;
         a.x_step = 48;
         a.k_total = 28;
-        a.w = lm_weights + 14224;
-        a.bias = lm_weights + 14352;
+        a.w = lm_weights + 13872;
+        a.bias = lm_weights + 14000;
         a.y = lm_row(net, 2304, 2, 256, y) + 0;
         a.y_step = 32;
         a.add = NULL;
@@ -4067,8 +4030,8 @@ static void lm_layer_53(const lm_net *net, int from, int to)
         a.run_count = 9;
         a.x_step = 288;
         a.k_total = 9;
-        a.w = lm_weights + 14368;
-        a.bias = lm_weights + 14512;
+        a.w = lm_weights + 14016;
+        a.bias = lm_weights + 14160;
         a.y = lm_row(net, 2304, 2, 256, y) + 16;
         a.y_step = 32;
         a.add = NULL;
@@ -4108,8 +4071,8 @@ static void lm_layer_54(const lm_net *net, int from, int to)
         a.run_count = 18;
         a.x_step = 288;
         a.k_total = 18;
-        a.w = lm_weights + 14528;
-        a.bias = lm_weights + 14816;
+        a.w = lm_weights + 14176;
+        a.bias = lm_weights + 14464;
         a.y = lm_row(net, 2816, 2, 128, y) + 0;
         a.y_step = 16;
         a.add = NULL;
@@ -4141,10 +4104,10 @@ static void lm_layer_55(const lm_net *net, int from, int to)
         a.run_count = 4;
         a.x_step = 16;
         a.k_total = 16;
-        a.w = lm_weights + 14832;
-        a.bias = lm_weights + 15088;
-        a.y = lm_row(net, 65536, 1, 512, y) + 112;
-        a.y_step = 128;
+        a.w = lm_weights + 14480;
+        a.bias = lm_weights + 14736;
+        a.y = lm_row(net, 32768, 1, 384, y) + 80;
+        a.y_step = 96;
         a.add = NULL;
         a.add_step = 0;
         a.vectors = 1;
@@ -4163,30 +4126,26 @@ static void lm_layer_56(const lm_net *net, int from, int to)
 {
     for (int y = from; y < to; y++) {
         lm_gemm_args a;
-        lm_span runs[8];
-        const float *x = lm_row(net, 65536, 1, 512, y) + 0;
+        lm_span runs[6];
+        const float *x = lm_row(net, 32768, 1, 384, y) + 0;
         runs[0].x = x + 0;
         runs[0].length = 8;
         runs[1].x = x + 16;
-        runs[1].length = 5;
+        runs[1].length = 10;
         runs[2].x = x + 32;
-        runs[2].length = 5;
+        runs[2].length = 12;
         runs[3].x = x + 48;
-        runs[3].length = 6;
+        runs[3].length = 9;
         runs[4].x = x + 64;
-        runs[4].length = 6;
+        runs[4].length = 9;
         runs[5].x = x + 80;
-        runs[5].length = 9;
-        runs[6].x = x + 96;
-        runs[6].length = 9;
-        runs[7].x = x + 112;
-        runs[7].length = 16;
+        runs[5].length = 16;
         a.runs = runs;
-        a.run_count = 8;
-        a.x_step = 128;
+        a.run_count = 6;
+        a.x_step = 96;
         a.k_total = 64;
-        a.w = lm_weights + 15104;
-        a.bias = lm_weights + 16128;
+        a.w = lm_weights + 14752;
+        a.bias = lm_weights + 15776;
         a.y = lm_row(net, 0, 1, 64, y) + 0;
         a.y_step = 16;
         a.add = NULL;
@@ -4209,10 +4168,10 @@ static void lm_layer_56(const lm_net *net, int from, int to)
         lm_check_rows(net, layer, low, high);      \
     }
 
-/* Rows that a layer advances by in this tick, `lag` rows behind the newest input, clipped to the map. */
-#define LM_TICK(layer, rate, lag, height)                              \
+/* Rows that a layer advances by in this turn, `lag` rows behind the newest input, clipped to the map. */
+#define LM_TICK(layer, turn, rate, lag, height)                        \
     {                                                                  \
-        const int start = (rate) * tick - (lag), end = start + (rate); \
+        const int start = (rate) * turn - (lag), end = start + (rate); \
         const int low = start < 0 ? 0 : start;                         \
         const int high = end > (height) ? (height) : end;              \
         if (low < high) {                                              \

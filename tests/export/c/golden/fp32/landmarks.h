@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 #define LM_ABI_VERSION 1
-#define LM_ARENA_BYTES 69120
+#define LM_ARENA_BYTES 36224
 #define LM_ARENA_ALIGN 64
 #define LM_POINTS 5
 #define LM_INPUT_WIDTH 32
