@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.c import reference
-from export.c.ir import Add, Concat, Dense, Graph, Pool, Relu
+from export.c.ir import Add, Concat, Dense, Depthwise, Graph, Layer, Pool, Relu, Tensor
 from export.c.isas import Needs, kernels_of, source_text
-from export.c.layout import Layouts
+from export.c.layout import Layouts, Pixel, Twins
 from export.c.pack import panels
 from export.c.passes import is_int8, optimise
 from export.c.plan import Plan, Tuning, input_rows, make_plan
@@ -114,23 +114,97 @@ def test_concatenated_halves_are_written_in_place(architecture: str, width: floa
                 start += layouts.pixel(part).lanes
 
 
+def lanes_written(plan: Plan, layer: Layer) -> list[int]:
+    """Float kernels write whole vectors, but for a twin's last channels."""
+    place = plan.place(layer.output)
+    if layer.output.step is not None or place.left_over is None:
+        lanes = place.pixel.lanes if layer.output.step is not None else 16 * place.pixel.vectors
+        return list(range(place.lane, place.lane + lanes))
+    return [place.lane + lane + i for lane, count in place.spans() for i in range(count)]
+
+
 def replay(plan: Plan) -> None:
-    """Run the schedule row by row; every row that is read must still be the one that was written there."""
-    memory: dict[tuple[int, int], tuple[str, int]] = {}
+    """Run the schedule row by row; every lane that is read must still hold what was written there for it."""
+    memory: dict[tuple[int, int, int], tuple[int, int]] = {}
+    parts = {id(layer.output): layer.inputs for layer in plan.graph.layers if isinstance(layer, Concat)}
+
+    def leaves(tensor: Tensor) -> list[Tensor]:
+        return [leaf for part in parts[id(tensor)] for leaf in leaves(part)] if id(tensor) in parts else [tensor]
+
+    def read(tensor: Tensor, row: int) -> None:
+        for leaf in leaves(tensor):
+            place = plan.place(leaf)
+            for lane, count in place.spans():
+                for at in {lane, lane + count - 1}:
+                    slot = (id(place.buffer), row % place.buffer.rows, place.lane + at)
+                    assert memory.get(slot) == (id(leaf), row), (leaf.name, row, at)
+
     for group in plan.groups:
         for step, rows in group.in_order():
             for row in rows:
                 for position, tensor in enumerate(step.layer.inputs):
-                    place = plan.place(tensor)
                     for source in input_rows(step.layer, row, position):
                         if 0 <= source < tensor.shape.height:
-                            for lane in range(place.lane, place.lane + place.pixel.lanes, min(16, place.pixel.unit)):
-                                slot = (id(place.buffer), source % place.buffer.rows)
-                                assert memory.get((*slot, lane)) == source, (step.layer.name, row, source)  # type: ignore[call-overload]
+                            read(tensor, source)
                 place = plan.place(step.layer.output)
                 written = 0 if isinstance(step.layer, Pool) else row
-                for lane in range(place.lane, place.lane + place.pixel.lanes, min(16, place.pixel.unit)):
-                    memory[(id(place.buffer), written % place.buffer.rows, lane)] = written  # type: ignore[index, assignment]
+                for lane in lanes_written(plan, step.layer):
+                    memory[id(place.buffer), written % place.buffer.rows, lane] = (id(step.layer.output), written)
+
+
+def test_turns_shorten_the_rings_and_leave_the_rows() -> None:
+    graph = optimise(read(fp32_model(spec_of("ghostone", 1.0, 112, 98))))
+    once, twice = make_plan(graph, Tuning(turns=1)), make_plan(graph, Tuning())
+    assert max(step.turns for step in twice.groups[0].steps) == 2
+    assert twice.arena < once.arena
+    for plan in (once, twice):
+        for group in plan.groups:
+            done: dict[int, list[int]] = {}
+            for step, rows in group.in_order():
+                done.setdefault(id(step), []).extend(rows)
+            assert all(done[id(step)] == list(range(step.height)) for step in group.steps)
+
+
+def test_depthwise_layers_of_streams_get_pairs_of_rows() -> None:
+    graph = optimise(read(fp32_model(spec_of("ghostone", 0.5, 112, 98))))
+    for group in make_plan(graph, Tuning()).groups:
+        for step in group.steps:
+            if isinstance(step.layer, Depthwise) and step.layer.stride == 1 and step.height > 1:
+                assert step.rate >= 2, step.layer.name
+
+
+@pytest.mark.parametrize(
+    ("count", "lanes", "spans"),
+    [
+        (24, 48, [(0, 24), (32, 16), (24, 8)]),
+        (50, 112, [(0, 50), (64, 48), (50, 2)]),
+        (20, 48, [(0, 20), (32, 16), (20, 4)]),
+        (4, 16, [(0, 4), (4, 4)]),
+    ],
+)
+def test_twins_share_a_vector(count: int, lanes: int, spans: list[tuple[int, int]]) -> None:
+    pixel = Pixel((Twins(count),))
+    assert (pixel.lanes, pixel.spans()) == (lanes, spans)
+    assert len(set(pixel.lane_of_channel())) == 2 * count
+    runs, order = pixel.reading(None)
+    at = [lane + i for lane, length in runs for i in range(length)]
+    assert at == sorted(at) and at == [pixel.lane_of_channel()[channel] for channel in order]
+
+
+def test_who_may_be_a_twin() -> None:
+    plan = make_plan(optimise(read(fp32_model(spec_of("ghostone", 0.5, 112, 98)))), Tuning())
+    counts = {layer.output.shape.channels for layer in plan.graph.layers if plan_left_over(plan, layer) is not None}
+    assert counts == {24, 20, 50, 84, 36, 54, 4}, "the last vectors of 30, 60 and 126 are too full to share"
+    for layer in plan.graph.layers:
+        if isinstance(layer, Concat) and layer.output.shape.height > 1:
+            whole = plan.place(layer.output)
+            wanted = [whole.lane + lane for lane in whole.pixel.lane_of_channel()]
+            parts = [plan.place(part) for part in layer.inputs]
+            assert wanted == [p.lane + lane + i for p in parts for lane, count in p.spans() for i in range(count)]
+
+
+def plan_left_over(plan: Plan, layer: Layer) -> int | None:
+    return None if isinstance(layer, Concat) else plan.place(layer.output).left_over
 
 
 @pytest.mark.parametrize(("architecture", "width"), FAMILY)
