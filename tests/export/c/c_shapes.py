@@ -97,7 +97,7 @@ class Shapes:
 def _gemm(plan: Plan, layer: Dense) -> GemmShape:
     source, target = plan.place(layer.inputs[0]), plan.place(layer.output)
     mode = gemm_mode(layer, plan.graph.input)
-    spans = source.pixel.spans()
+    spans = source.pixel.spans() if layer.steps is not None else source.pixel.reading(None)[0]
     lengths = k_runs(layer, mode, spans)
     step = source.buffer.pixel_step
     height, width = layer.output.shape.height, layer.output.shape.width
