@@ -22,7 +22,7 @@
     const __m512 w10 = _mm512_loadu_ps(w + 48), w11 = _mm512_loadu_ps(w + 64), w12 = _mm512_loadu_ps(w + 80);          \
     const __m512 w20 = _mm512_loadu_ps(w + 96), w21 = _mm512_loadu_ps(w + 112), w22 = _mm512_loadu_ps(w + 128);        \
     const int relu = a->relu, width = a->in_width, count = a->out_width;                                               \
-    const __mmask16 lanes = (__mmask16)((1u << a->shift) - 1);                                                          \
+    const __mmask16 lanes = (__mmask16)((1u << written) - 1);                                                          \
     float *y = a->y[0] + lane;                                                                                         \
     (void)lanes;                                                                                                       \
     (void)width;                                                                                                       \
@@ -34,7 +34,7 @@
 
 /* T and B tell whether the top and the bottom row exist. */
 #define LM_DW_ONE(T, B)                                                                                                \
-    static LM_TARGET_AVX512 void lm_dw_s1_##T##B(const lm_dw_args *a, size_t lane)                                     \
+    static LM_TARGET_AVX512 void lm_dw_s1_##T##B(const lm_dw_args *a, size_t lane, ptrdiff_t written)                  \
     {                                                                                                                  \
         LM_DW_START                                                                                                    \
         __m512 left, middle = bias, right = bias;                                                                      \
@@ -58,7 +58,7 @@
         LM_DW_PUT(y, width - 1, middle)                                                                                \
         (void)w00, (void)w01, (void)w02, (void)w20, (void)w21, (void)w22;                                              \
     }                                                                                                                  \
-    static LM_TARGET_AVX512 void lm_dw_s2_##T##B(const lm_dw_args *a, size_t lane)                                     \
+    static LM_TARGET_AVX512 void lm_dw_s2_##T##B(const lm_dw_args *a, size_t lane, ptrdiff_t written)                  \
     {                                                                                                                  \
         LM_DW_START                                                                                                    \
         __m512 next = bias;                                                                                            \
@@ -89,7 +89,7 @@
 
 /* Two rows at an edge of the map, or a part of a vector. */
 #define LM_DW_TWO(T, B)                                                                                                \
-    static LM_TARGET_AVX512 void lm_dw_s1_two_##T##B(const lm_dw_args *a, size_t lane)                                 \
+    static LM_TARGET_AVX512 void lm_dw_s1_two_##T##B(const lm_dw_args *a, size_t lane, ptrdiff_t written)              \
     {                                                                                                                  \
         LM_DW_START                                                                                                    \
         float *z = a->y[1] + lane;                                                                                     \
@@ -146,11 +146,11 @@ LM_DW_TWO(1, 1)
         lower##R = _mm512_fmadd_ps(v3, w20, bias);                                                                     \
         LM_DW_MUL(1, 10, upper##R) LM_DW_MUL(1, 00, lower##R) LM_DW_MUL(2, 20, upper##R) LM_DW_MUL(2, 10, lower##R)    \
         x0 += step, x1 += step, x2 += step, x3 += step;                                                                \
-        LM_DW_PUT_WHOLE(y, 0, upper##L)                                                                                      \
-        LM_DW_PUT_WHOLE(z, 0, lower##L)                                                                                      \
+        LM_DW_PUT_WHOLE(y, 0, upper##L)                                                                                \
+        LM_DW_PUT_WHOLE(z, 0, lower##L)                                                                                \
         y += y_step, z += y_step;                                                                                      \
     }
-static LM_TARGET_AVX512 void lm_dw_s1_inside(const lm_dw_args *a, size_t lane)
+static LM_TARGET_AVX512 void lm_dw_s1_inside(const lm_dw_args *a, size_t lane, ptrdiff_t written)
 {
     LM_DW_START
     float *z = a->y[1] + lane;
@@ -184,7 +184,7 @@ static LM_TARGET_AVX512 void lm_dw_s1_inside(const lm_dw_args *a, size_t lane)
     LM_DW_PUT_WHOLE(z, 0, lower0)
 }
 
-typedef void (*lm_dw_fn)(const lm_dw_args *a, size_t lane);
+typedef void (*lm_dw_fn)(const lm_dw_args *a, size_t lane, ptrdiff_t written);
 
 LM_ONE_COPY static LM_TARGET_AVX512 void lm_dw_avx512(const lm_dw_args *a)
 {
@@ -205,10 +205,10 @@ LM_ONE_COPY static LM_TARGET_AVX512 void lm_dw_avx512(const lm_dw_args *a)
         }
         for (int v = 0; v < a->vectors; v++) {
             const ptrdiff_t shift = v == a->vectors - 1 ? a->shift : 0;
-            part.shift = shift == 0 ? 16 : shift & 15; /* lanes to be written */
+            const ptrdiff_t written = shift == 0 ? 16 : shift & 15;
             part.y[0] = a->y[row] + shift;
             part.y[1] = together == 2 ? a->y[1] + shift : NULL;
-            (shift != 0 && kernel == lm_dw_s1_inside ? lm_dw_s1_two_11 : kernel)(&part, (size_t)v * 16);
+            (shift != 0 && kernel == lm_dw_s1_inside ? lm_dw_s1_two_11 : kernel)(&part, (size_t)v * 16, written);
         }
     }
 }

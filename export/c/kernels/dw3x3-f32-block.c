@@ -9,12 +9,12 @@
 #define LM_DW_EVEN(d, at, sum) { LM_DW_LOAD(d, at) sum = lm_vec_fma(v, w##d##1, sum); }
 #define LM_DW_ODD(d, at, sum, next) { LM_DW_LOAD(d, at) sum = lm_vec_fma(v, w##d##2, sum); next = lm_vec_fma(v, w##d##0, next); }
 #define LM_DW_PUT(to, sum)                                                                                      \
-    if (a->shift == LM_SIMD) {                                                                                  \
+    if (written == LM_SIMD) {                                                                                   \
         lm_vec_store(to, lm_vec_max(low, sum));                                                                 \
     } else {                                                                                                    \
         float part[LM_SIMD];                                                                                    \
         lm_vec_store(part, lm_vec_max(low, sum));                                                               \
-        memcpy(to, part, (size_t)a->shift * sizeof *part);                                                      \
+        memcpy(to, part, (size_t)written * sizeof *part);                                                       \
     }
 #define LM_DW_WEIGHTS(d)                                                                                        \
     const float *x##d = a->x[d] + lane;                                                                         \
@@ -22,7 +22,7 @@
                  w##d##2 = lm_vec_load(w + (d * 3 + 2) * 16);
 
 #define LM_DW_KERNEL(T, B)                                                                                      \
-    static LM_TARGET void lm_dw_row_##T##B(const lm_dw_args *a, size_t lane)                                    \
+    static LM_TARGET void lm_dw_row_##T##B(const lm_dw_args *a, size_t lane, ptrdiff_t written)                 \
     {                                                                                                           \
         const float *w = a->w + lane / 16 * 144 + lane % 16;                                                    \
         const size_t step = a->x_step, y_step = a->y_step;                                                      \
@@ -66,7 +66,7 @@ LM_DW_KERNEL(0, 1)
 LM_DW_KERNEL(1, 0)
 LM_DW_KERNEL(1, 1)
 
-typedef void (*lm_dw_fn)(const lm_dw_args *a, size_t lane);
+typedef void (*lm_dw_fn)(const lm_dw_args *a, size_t lane, ptrdiff_t written);
 
 static LM_TARGET void lm_dw_block(const lm_dw_args *a)
 {
@@ -83,9 +83,8 @@ static LM_TARGET void lm_dw_block(const lm_dw_args *a)
             if (left <= 0) {
                 break;
             }
-            part.shift = left < LM_SIMD ? left : LM_SIMD; /* lanes to be written */
             part.y[0] = a->y[row] + shift;
-            kernels[(part.x[0] != NULL ? 2 : 0) + (part.x[2] != NULL ? 1 : 0)](&part, (size_t)lane);
+            kernels[(part.x[0] != NULL ? 2 : 0) + (part.x[2] != NULL ? 1 : 0)](&part, (size_t)lane, left < LM_SIMD ? left : LM_SIMD);
         }
     }
 }

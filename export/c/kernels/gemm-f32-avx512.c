@@ -193,8 +193,6 @@ LM_NEAR_STEPS(LM_NEAR_TILE)
 #define LM_QUAD_ALL(i) { LM_X_QUAD(i) LM_MUL(i, 0) }
 #define LM_KEEP_ALL(i) _mm512_storeu_ps(sums + i * 16, s##i##_0);
 
-/* Neighbours that belong to one output are added up, for two (four) pixels at once: their outputs fill a vector, half (a quarter) each.
-   Apart from the tiles, which would all repeat it. `sums` may be read up to the next multiple of four pixels. */
 #define LM_TAIL_PUT(i, lanes_of_it)                                                                                    \
     if (i < left) {                                                                                                    \
         __m512 own = lanes_of_it;                                                                                      \
@@ -204,6 +202,9 @@ LM_NEAR_STEPS(LM_NEAR_TILE)
         _mm512_storeu_ps(y + (size_t)i * y_step, _mm512_max_ps(low, own));                                             \
     }
 #define LM_QUARTER(i) _mm512_zextps128_ps512(_mm512_extractf32x4_ps(all, i))
+
+/* Neighbours that belong to one output are added up, for two (four) pixels at once: their outputs fill a vector, half (a quarter) each.
+   Apart from the tiles, which would all repeat it. `sums` may be read up to the next multiple of four pixels. */
 LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, const lm_tiles *t, size_t pixel, const float *sums, int pixels)
 {
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -244,7 +245,7 @@ LM_ONE_COPY static LM_TARGET_AVX512 void lm_tail_end(const lm_gemm_args *a, cons
     static LM_TARGET_AVX512 void lm_tail_##M##_##GROUP(const lm_gemm_args *a, const lm_tiles *t)                       \
     {                                                                                                                  \
         const size_t x_step = a->x_step;                                                                               \
-        float sums[(M + 3) / 4 * 64];                                                                                            \
+        float sums[(M + 3) / 4 * 64];                                                                                  \
         size_t pixel = t->pixel;                                                                                       \
         for (int tile = 0; tile < t->count; tile++) {                                                                  \
             const float *w = t->w;                                                                                     \

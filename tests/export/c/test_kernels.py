@@ -117,7 +117,7 @@ MUTANTS = [
     ("avx512", False, "a->y[1] + shift", "a->y[1]"),
     ("avx512", False, "shift == 0 ? 16 : shift & 15", "16"),
     ("avx2", False, "(int)(shift & 15) - lane % 16", "(int)(shift & 15)"),
-    ("avx2", False, "if (a->shift == LM_SIMD) {", "if (a->shift >= 0) {"),
+    ("avx2", False, "if (written == LM_SIMD) {", "if (written >= 0) {"),
     ("scalar", False, "y += shift;", ""),
     ("scalar", False, "LM_VECTOR : (int)(shift & 15)", "LM_VECTOR : LM_VECTOR"),
     ("avx512", False, '"i"((i) * (S) * 4)', '"i"((i < 13 ? i : 12) * (S) * 4)'),
